@@ -1,0 +1,231 @@
+"""Base classes of models: what a model may define, and the configuration that carries its search space."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from recbench.errors import UsageError, unknown
+from recbench.models.procedure import Phase, Stage, Sweep
+from recbench.tasks.batches import BatchSource
+from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
+from recbench.tasks.rating import RatingBatch, RatingData
+from recbench.tasks.topn import TopNData, UserBatch
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def tunable(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """Declare a config field's default and its search space: a range, or a choice of values."""
+    space: dict[str, Any] = {"choices": list(choices)} if choices else {"low": low, "high": high, "log": log}
+    return Field(default, json_schema_extra={"search": space})
+
+
+class ModelConfig(BaseModel):
+    """Hyper-parameters of a model: defaults, bounds and search space in one place; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], origin: str) -> Self:
+        """Validate values that come from ``origin`` (the command line, a file); any fault is one sentence."""
+        for key in values:
+            if key not in cls.model_fields:
+                raise unknown("key", key, cls.model_fields, f"in {origin}")
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{key}: {first['msg']}, found {first['input']!r} (in {origin})") from None
+
+    @classmethod
+    def search_space(cls) -> dict[str, dict[str, Any]]:
+        """Return the search space by key: ``{"choices": [...]}`` or ``{"low": ..., "high": ..., "log": ...}``."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {name: extra["search"] for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra}  # type: ignore[misc]
+
+
+class TrainedConfig(ModelConfig):
+    """Of every model trained by gradient steps."""
+
+    learning_rate: PositiveFloat = tunable(1e-3, low=1e-4, high=1e-2, log=True)
+    weight_decay: NonNegativeFloat = 0.0
+    """Adam's: added to the gradient as weight_decay * parameter."""
+    batch_size: Positive = 2048
+    epochs: Positive = 100
+    patience: Positive = 5
+    """Epochs without a better validation value before training stops."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published number this model is checked against."""
+
+    source: str
+    """Where it is printed."""
+    benchmark: str
+    """Full name of the benchmark it belongs to; one not of this package where there is none."""
+    metric: str
+    value: float
+    tolerance: float
+
+
+class Model(nn.Module):
+    """A model: its configuration, its parameters, its loss and its scores, in one file.
+
+    The class name in lower case is the model's name. Loops, devices, logging, checkpoints and metrics are not its
+    business; its constructor draws initial weights from torch's global generator, which the run has seeded.
+    """
+
+    class Config(ModelConfig):
+        """Hyper-parameters."""
+
+    tasks: ClassVar[tuple[str, ...]]
+    """Names of the tasks whose data it can train on."""
+    version: ClassVar[str] = "1"
+    """Raised when a change of code changes its numbers."""
+    reference: ClassVar[Reference | None] = None
+    deterministic: ClassVar[bool] = False
+    """Whether all seeds give the same model."""
+
+    config: Any
+
+    @classmethod
+    def model_name(cls) -> str:
+        """Return the name on the command line and in records."""
+        return cls.__name__.lower()
+
+    @classmethod
+    def create(cls, config: ModelConfig, data: Any) -> Self:
+        """Make the model for the given training data."""
+        return cls(config, data)
+
+    def procedure(self, data: Any) -> Iterator[Stage]:
+        """Yield the stages of training: by default one, of one phase over ``batches`` with ``loss``."""
+        config = self.config
+        phase = Phase(
+            "train", self.batches(data), self.loss, list(self.parameters()), config.learning_rate, config.weight_decay
+        )
+        yield Stage("train", [phase], config.epochs, config.patience)
+
+    def batches(self, data: Any) -> BatchSource[Any]:
+        """Return the training batches this model wants of the task's data."""
+        raise TypeError(f"{type(self).__name__} defines neither batches() nor procedure()")
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        raise TypeError(f"{type(self).__name__} defines neither loss() nor procedure()")
+
+
+class CTRModel(Model):
+    """Scores rows of categorical fields: ``forward`` gives logits, trained by binary cross-entropy."""
+
+    tasks = ("ctr",)
+
+    def __init__(self, config: ModelConfig, fields: FieldSpace) -> None:
+        super().__init__()
+        self.config = config
+        self.fields = fields
+
+    @classmethod
+    def create(cls, config: ModelConfig, data: CTRData) -> Self:
+        """Make the model for the fields of the data."""
+        return cls(config, data.fields)
+
+    @abstractmethod
+    def forward(self, batch: CTRBatch) -> Tensor:
+        """Return logits, shape (B,)."""
+
+    def batches(self, data: CTRData) -> BatchSource[CTRBatch]:
+        """All rows in random order."""
+        return data.rows(self.config.batch_size)
+
+    def loss(self, batch: CTRBatch) -> Tensor:
+        """Mean binary cross-entropy."""
+        return nn.functional.binary_cross_entropy_with_logits(self(batch), batch.labels)
+
+
+class Recommender(Model):
+    """Scores all items for a block of users."""
+
+    tasks = ("topn", "kg")
+
+    def __init__(self, config: ModelConfig, data: TopNData) -> None:
+        super().__init__()
+        self.config = config
+        self.n_users = data.n_users
+        self.n_items = data.n_items
+
+    def prepare_scoring(self) -> None:
+        """Compute once, before an evaluation, what its calls of ``score`` share."""
+
+    @abstractmethod
+    def score(self, batch: UserBatch) -> Tensor:
+        """Return the scores of all items, shape (B, I)."""
+
+
+class ClosedFormRecommender(Recommender):
+    """A recommender with a solution in closed form: ``fit`` in place of a loss. All seeds give the same model."""
+
+    deterministic = True
+
+    @abstractmethod
+    def fit(self, data: TopNData) -> None:
+        """Solve for the model's buffers."""
+
+    def procedure(self, data: TopNData) -> Iterator[Stage]:
+        """One stage of one sweep."""
+        yield Stage("fit", [Sweep("fit", lambda: self.fit(data))])
+
+
+class RatingModel(Model):
+    """Predicts the probability that a user likes an item."""
+
+    tasks = ("rating",)
+
+    def __init__(self, config: ModelConfig, data: RatingData) -> None:
+        super().__init__()
+        self.config = config
+        self.n_users = data.n_users
+        self.n_items = data.n_items
+
+    @abstractmethod
+    def predict(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return probabilities, shape (B,)."""
+
+    def batches(self, data: RatingData) -> BatchSource[RatingBatch]:
+        """All observed pairs in random order."""
+        return data.ratings(self.config.batch_size)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of trained numbers: parameters, and the buffers a closed form solves for."""
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    if trained:
+        return trained
+    return sum(buffer.numel() for buffer in model.buffers() if torch.is_floating_point(buffer) and not _flat(buffer))
+
+
+def _flat(buffer: Tensor) -> bool:
+    return math.prod(buffer.shape) <= 1
+
+

@@ -1,0 +1,51 @@
+"""Procedures: how a model is trained, as stages of phases and sweeps that the trainer runs.
+
+Plain training is one stage with one phase. Alternating training (KGAT, DR-JL) is one stage with several phases, each
+with its own batches, loss, parameters and optimiser. Pre-training or search and retraining are several stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from recbench.tasks.batches import BatchSource
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Gradient steps: every batch of ``batches`` once, each lowering ``loss`` in ``parameters`` with Adam."""
+
+    name: str
+    batches: BatchSource[Any]
+    loss: Callable[[Any], Tensor]
+    """Mean loss of a batch, a scalar."""
+    parameters: Sequence[Parameter]
+    learning_rate: float
+    weight_decay: float = 0.0
+    """Of the optimiser: added to the gradient as ``weight_decay * parameter``."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A step without gradients: a closed-form solution, an alternating-least-squares sweep, a refreshed attention."""
+
+    name: str
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Epochs of steps, ended by early stopping; the best weights on validation pass on to the next stage."""
+
+    name: str
+    steps: Sequence[Phase | Sweep]
+    epochs: int = 1
+    patience: int | None = None
+    """Epochs without a better validation value before stopping; ``None``: all epochs, the last weights are kept."""
+    alternate: bool = False
+    """Take one batch of each phase in turn, instead of all of one phase after the other."""

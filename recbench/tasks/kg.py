@@ -1,0 +1,119 @@
+"""Task ``kg``: as ``topn``, with a knowledge graph over the items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recbench.data.store import Arrays, Prepared
+from recbench.tasks.batches import blocks, to_device
+from recbench.tasks.topn import RankingTask, TopNData
+
+
+@dataclass(frozen=True)
+class Triples:
+    """Facts of a graph: heads, relations, tails, each of shape (n,)."""
+
+    heads: Tensor
+    relations: Tensor
+    tails: Tensor
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def take(self, rows: Tensor) -> Triples:
+        """Return the given facts."""
+        return Triples(self.heads[rows], self.relations[rows], self.tails[rows])
+
+
+@dataclass(frozen=True)
+class TripleBatch:
+    """Facts with corrupted tails: ``facts`` of B triples, ``negative_tails`` (B,)."""
+
+    facts: Triples
+    negative_tails: Tensor
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+
+class KGData(TopNData):
+    """Training interactions and the graph; the first ``n_items`` entities are the items."""
+
+    def __init__(
+        self, n_users: int, n_items: int, users: Tensor, items: Tensor, n_entities: int, n_relations: int, graph: Triples
+    ) -> None:
+        super().__init__(n_users, n_items, users, items)
+        self.n_entities = n_entities
+        self.n_relations = n_relations
+        self.graph = graph
+
+    def triples(self, graph: Triples, n_nodes: int, batch_size: int) -> TripleBatches:
+        """Supply every fact of ``graph`` once an epoch, in random order, with corrupted tails among ``n_nodes``.
+
+        ``graph`` may be this graph or one made from it (with inverse relations, with users as nodes).
+        """
+        return TripleBatches(graph, n_nodes, batch_size)
+
+
+class TripleBatches:
+    """Source of ``TripleBatch``."""
+
+    def __init__(self, graph: Triples, n_nodes: int, batch_size: int) -> None:
+        self._graph = graph
+        self._n_nodes = n_nodes
+        self._batch_size = batch_size
+        n_relations = int(graph.relations.max()) + 1 if len(graph) else 1
+        self._n_relations = n_relations
+        self._known = self._key(graph.heads, graph.relations, graph.tails).sort().values
+
+    def _key(self, heads: Tensor, relations: Tensor, tails: Tensor) -> Tensor:
+        return (heads * self._n_relations + relations) * self._n_nodes + tails
+
+    @property
+    def n_samples(self) -> int:
+        """Number of facts."""
+        return len(self._graph)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[TripleBatch]:
+        """Yield the batches of one epoch."""
+        graph = self._graph
+        order = torch.randperm(len(graph), generator=generator, device=graph.heads.device)
+        negatives = self._corrupt(graph.take(order), generator)
+        for chosen, negative in zip(blocks(order, self._batch_size), blocks(negatives, self._batch_size), strict=True):
+            yield TripleBatch(graph.take(chosen), negative)
+
+    def _corrupt(self, facts: Triples, generator: torch.Generator) -> Tensor:
+        """Draw, for all facts of an epoch at once, tails that make no known fact."""
+        tails = torch.randint(self._n_nodes, (len(facts),), generator=generator, device=facts.heads.device)
+        while True:
+            key = self._key(facts.heads, facts.relations, tails)
+            place = torch.searchsorted(self._known, key).clamp_(max=len(self._known) - 1)
+            wrong = torch.nonzero(self._known[place] == key).squeeze(1)
+            if len(wrong) == 0:
+                return tails
+            again = torch.randint(self._n_nodes, (len(wrong),), generator=generator, device=tails.device)
+            tails[wrong] = again
+
+
+class KGTask(RankingTask[KGData]):
+    """Top-N recommendation with a knowledge graph."""
+
+    name: ClassVar[str] = "kg"
+
+    def training_data(self, shared: Arrays, train: Arrays, prepared: Prepared) -> KGData:
+        """Put the training interactions and the graph on the device."""
+        heads, relations, tails = (to_device(shared[name], self.device) for name in ("heads", "relations", "tails"))
+        return KGData(
+            prepared.meta["n_users"],
+            prepared.meta["n_items"],
+            to_device(train["users"], self.device),
+            to_device(train["items"], self.device),
+            len(shared["entity_ids"]),
+            len(shared["relation_ids"]),
+            Triples(heads, relations, tails),
+        )
