@@ -1,0 +1,1 @@
+"""Data: cards, fetching, readers, splits, prepared storage."""

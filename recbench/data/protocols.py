@@ -49,7 +49,7 @@ class Protocol(_Spec, ABC):
 
     def prepare(self, card: Card) -> Prepared:
         """Return the prepared data of a dataset under this protocol, built at the first call."""
-        from recbench.data.readers import read_table  # noqa: PLC0415  polars is heavy, and a second run needs none
+        from recbench.data.readers import read_table  # polars is heavy, and a second run needs none
 
         def build() -> Built:
             files = fetch(card)
@@ -90,7 +90,7 @@ class Implicit(Protocol):
 
 def _graph(triples: pl.DataFrame, links: pl.DataFrame, item_ids: NDArray[Any]) -> Arrays:
     """Index the graph with the items as its first entities; a linked entity takes its item's number."""
-    import polars as pl  # noqa: PLC0415
+    import polars as pl
 
     items = pl.DataFrame({"item": item_ids, "number": np.arange(len(item_ids), dtype=np.int32)})
     linked = links.join(items, on="item").unique("entity", keep="first", maintain_order=True).select("entity", "number")
@@ -145,7 +145,7 @@ class Labelled(Protocol):
 
     def build(self, table: Tables) -> Built:
         """Join the side tables, split, build vocabularies on training rows, encode."""
-        import polars as pl  # noqa: PLC0415
+        import polars as pl
 
         rows = (
             table("interactions")
@@ -193,7 +193,7 @@ class Labelled(Protocol):
 
 def _encode(values: pl.Series, vocabulary: pl.Series) -> NDArray[np.int32]:
     """Return 1 + the position of each value in the sorted vocabulary, 0 where it is not in it."""
-    import polars as pl  # noqa: PLC0415
+    import polars as pl
 
     table = pl.DataFrame({"value": vocabulary, "code": np.arange(1, len(vocabulary) + 1, dtype=np.int32)})
     found = pl.DataFrame({"value": values}).join(table, on="value", how="left", maintain_order="left")
@@ -214,7 +214,7 @@ class RandomTest(Protocol):
 
     def build(self, table: Tables) -> Built:
         """Index users and items, binarise, and split the random ratings by user."""
-        import polars as pl  # noqa: PLC0415
+        import polars as pl
 
         chosen, random = table("interactions"), table("random")
         user_ids, users = index(pl.concat([chosen["user"], random["user"]]))
@@ -228,7 +228,7 @@ class RandomTest(Protocol):
         arrays |= _rated_parts(parts, users, items, labels)
         cells = table("propensities")
         matrix = np.zeros((len(user_ids), len(item_ids)), dtype=np.float32)
-        matrix[_codes(user_ids, cells["user"]), _codes(item_ids, cells["item"])] = cells["value"]
+        matrix[_codes(user_ids, cells["user"]), _codes(item_ids, cells["item"])] = cells["propensity"]
         arrays["shared"]["propensities"] = matrix
         return Built(arrays, {"n_users": len(user_ids), "n_items": len(item_ids)})
 
@@ -240,7 +240,8 @@ class SemiSynthetic(Protocol):
     factorisation, its scores sorted into classes of the given ``shares``, class c being relevant with probability
     ``relevance[c]`` and exposed with probability ``exposure[c]``. Every pair's label is drawn once. A random
     ``held_out`` share of each user's items is taken out first (a missing-at-random validation and test set); the
-    training log is the exposure draw on the other pairs, so its propensities are the known ones.
+    training log is the exposure draw on the other pairs. So the propensities are known: a pair is in the log with the
+    probability of its class times the share of pairs that are not held out.
 
     Arrays: parts as in ``RandomTest``; shared ``propensities`` (U, I); ``truth``: ``relevance`` and ``labels`` (U, I).
     """
@@ -256,7 +257,7 @@ class SemiSynthetic(Protocol):
 
     def build(self, table: Tables) -> Built:
         """Complete the matrix, draw labels, hold out random pairs, draw the exposure."""
-        from recbench.data.completion import complete  # noqa: PLC0415
+        from recbench.data.completion import complete
 
         log = table("interactions")
         user_ids, users = index(log["user"])
@@ -269,14 +270,16 @@ class SemiSynthetic(Protocol):
         classes = np.empty(order.size, dtype=np.int64)
         classes[order] = np.searchsorted(bounds, np.arange(order.size), side="right")
         relevance = np.asarray(self.relevance, dtype=np.float32)[classes]
-        propensities = np.asarray(self.exposure, dtype=np.float32)[classes]
-        rng = np.random.default_rng(self.seed)
+        exposure = np.asarray(self.exposure, dtype=np.float32)[classes]
+        # A stream apart from the split's: with the same numbers, held-out pairs would be those with positive labels.
+        rng = np.random.default_rng([self.seed, 1])
         labels = (rng.random(order.size) < relevance).astype(np.float32)
-        exposed = rng.random(order.size) < propensities
+        exposed = rng.random(order.size) < exposure
         pair_users = np.repeat(np.arange(shape[0], dtype=np.int32), shape[1])
         pair_items = np.tile(np.arange(shape[1], dtype=np.int32), shape[0])
         parts = splits.random_by_user(pair_users, self.valid, self.test, self.seed)
         kept = exposed | (parts != splits.TRAIN)
+        propensities = exposure * np.float32((parts == splits.TRAIN).mean())
         arrays: dict[str, Arrays] = {
             "shared": {"user_ids": user_ids, "item_ids": item_ids, "propensities": propensities.reshape(shape)},
             "truth": {"relevance": relevance.reshape(shape), "labels": labels.reshape(shape)},
@@ -305,7 +308,7 @@ def index(column: pl.Series) -> tuple[NDArray[Any], NDArray[np.int32]]:
 
 
 def _codes(ids: NDArray[Any], column: pl.Series) -> NDArray[np.int32]:
-    import polars as pl  # noqa: PLC0415
+    import polars as pl
 
     table = pl.DataFrame({"id": ids, "code": np.arange(len(ids), dtype=np.int32)})
     return column.to_frame("id").join(table, on="id", how="left", maintain_order="left")["code"].to_numpy()

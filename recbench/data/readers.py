@@ -27,7 +27,7 @@ def read_table(card: Card, table: str, files: Mapping[str, Path]) -> pl.DataFram
 
     Raises:
         UsageError: the card has no such table.
-        RecbenchError: a broken row (named by file and line), a missing column, or another number of rows than the card's.
+        RecbenchError: a broken row (named by file and line), a missing column, or not the card's number of rows.
     """
     if table not in card.tables:
         raise errors.unknown(f"table of the dataset {card.name}", table, card.tables)
@@ -41,9 +41,9 @@ def read_table(card: Card, table: str, files: Mapping[str, Path]) -> pl.DataFram
 
 
 def _read_atomic(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """RecBole's atomic files: tab-separated, a header of ``name:type``, sequences separated by spaces.
+    """Read an atomic file of RecBole: tab-separated, a header of ``name:type``, sequences separated by spaces.
 
-    Source: Zhao et al., CIKM 2021, arXiv:2011.01731, table 1.
+    Source: Zhao et al., CIKM 2021, arXiv:2011.01731.
     """
     raw = _utf8(path.read_bytes()).replace(b"\r\n", b"\n")
     header, _, body = raw.partition(b"\n")
@@ -126,14 +126,14 @@ def _check_numbers(path: Path, name: str, text: pl.Series, values: pl.Series) ->
 
 
 def _read_matrix(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """A matrix of ratings, one line a user, one column an item, 0 for no rating: one row for each rating."""
+    """Read a matrix of ratings, one line a user, one column an item, 0 for no rating: one row for each rating."""
     matrix = _load_matrix(path)
     users, items = np.nonzero(matrix)
     return _cells(path, users, items, {"rating": matrix[users, items]}, columns)
 
 
 def _read_dense_matrix(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """A matrix of numbers, one line a user, one column an item: one row for each cell."""
+    """Read a matrix of numbers, one line a user, one column an item: one row for each cell."""
     matrix = _load_matrix(path)
     users, items = np.indices(matrix.shape).reshape(2, -1)
     return _cells(path, users, items, {"value": matrix.ravel()}, columns)

@@ -154,7 +154,7 @@ def _mix(x: Tensor) -> Tensor:
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Shift without repeating the sign, as for unsigned integers, which torch lacks here."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    return torch.bitwise_right_shift(x, bits).bitwise_and(2 ** (64 - bits) - 1)
 
 
 def _tie_keys(users: Tensor, items: Tensor) -> Tensor:

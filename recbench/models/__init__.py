@@ -1,0 +1,1 @@
+"""Models: base classes, layers, and one file per model."""

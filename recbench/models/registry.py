@@ -73,7 +73,7 @@ def _module_from_file(path: Path) -> ModuleType:
 
 
 def _class_in(module: ModuleType, class_name: str | None, spec: str) -> type[Model]:
-    from recbench.models.base import Model  # noqa: PLC0415  imports torch
+    from recbench.models.base import Model  # imports torch
 
     found = {
         name: value

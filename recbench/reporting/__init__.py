@@ -1,0 +1,1 @@
+"""Reporting: comparisons, leaderboards, pages."""

@@ -1,4 +1,4 @@
-"""Leaderboards: records built from results only, ``leaderboards/<task>/<name>/<model>.json``, and the pages made of them.
+"""Leaderboards: records built from results only (``leaderboards/<task>/<name>/<model>.json``) and pages made of them.
 
 A record states means over seeds with their intervals; a board never ranks a published number, and never a model against
 another by test luck: where a model has several configurations, validation chooses.
@@ -191,7 +191,7 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
         timing=_timing(entry),
         memory=MemoryRecord(
             peak_rss_mb=max(run.memory.peak_rss_mb for run in entry.runs),
-            peak_device_mb=max((run.memory.peak_device_mb or 0.0 for run in entry.runs)) or None,
+            peak_device_mb=max(run.memory.peak_device_mb or 0.0 for run in entry.runs) or None,
         ),
         budget=first.result.budget,
         environment=first.result.environment,
@@ -203,7 +203,7 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
 
 def _failed(benchmark: str, name: str, failures: Sequence[Failure], command: str) -> BoardRecord:
     return BoardRecord(
-        task=benchmark.split("/")[0],
+        task=benchmark.partition("/")[0],
         benchmark=benchmark,
         primary_metric=None,
         model=BoardModel(name=name),
@@ -270,7 +270,7 @@ def _status(entry: Entry, failures: Sequence[Failure], metrics: BoardMetrics) ->
         return "partial", f"{len(entry.runs)} of {SEEDS} seeds"
     reference, benchmark = entry.model.reference, entry.runs[0].result.benchmark
     if reference is None:
-        return "unverified", "the model has no published reference"
+        return "unverified", "no published reference"
     if reference.benchmark != benchmark or reference.metric not in metrics.test:
         return "unverified", f"the reference is for {reference.metric} on {reference.benchmark}"
     mean = metrics.test[reference.metric].mean

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
 
 from recbench.errors import UsageError, unknown
 from recbench.metrics.names import higher_is_better
@@ -31,7 +36,6 @@ from recbench.running.result import PER_USER
 
 if TYPE_CHECKING:
     import polars as pl
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:
     users = _per_user(entries, metric)
     tested = []
     for (i, a), (j, b) in itertools.combinations(enumerate(entries), 2):
-        if i in users and j in users:
+        if i in users and j in users and np.isfinite(users[i] - users[j]).sum() > 1:
             difference = user_difference(users[i], users[j])
         else:
             x, y = list(a.values(metric).values()), list(b.values(metric).values())
@@ -255,16 +259,10 @@ def _p(p: float | None) -> str:
 
 def render(comparison: Comparison) -> RenderableType:
     """Return the comparison for a terminal of 80 columns or more."""
-    from rich.console import Group as Stack
-
     return Stack(*(part for table in comparison.tables for part in _render_table(table)))
 
 
 def _render_table(table: Table) -> Iterable[RenderableType]:
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
     grid = Grid(
         box=box.SIMPLE_HEAD,
         title=f"{table.benchmark}" + (f"  split {table.split_sha256[:8]}" if table.split_sha256 else ""),
@@ -292,10 +290,6 @@ def _render_table(table: Table) -> Iterable[RenderableType]:
 
 
 def _render_versus(versus: Sequence[Pair]) -> RenderableType:
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column(Text(f"minus {versus[0].second}"), overflow="fold")
     for name in ("difference", "95 % interval", "p (Holm)", "effect"):

@@ -141,6 +141,6 @@ def _entries(runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """What makes two runs of one model runs of the same thing: configuration, version and code."""
+    """Return what makes two runs of one model runs of the same thing: configuration, version and code."""
     source = (run.model.source_sha256 or "")[:8]
     return {**run.result.config, "version": run.model.version, "source": source}

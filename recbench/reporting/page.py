@@ -1,4 +1,7 @@
-"""Leaderboards for people: one self-contained HTML page, and Markdown tables for GitHub. The same input gives the same bytes."""
+"""Leaderboards for people: one self-contained HTML page, and Markdown tables for GitHub.
+
+The same records give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from recbench.metrics.names import higher_is_better
@@ -26,11 +28,15 @@ def count(value: float | None) -> str:
     """Write a count for people: ``950``, ``1.2M``."""
     if value is None:
         return "-"
-    for unit in ("", "k", "M"):
-        if value < 999.5:
-            return f"{value:.0f}" if not unit or value >= 99.95 else f"{value:.1f}{unit}"
+    if value < 999.5:
+        return f"{value:.0f}"
+    for unit in ("k", "M", "G"):
         value /= 1000
-    return f"{value:.1f}G"
+        if value < 99.95:
+            return f"{value:.1f}{unit}"
+        if value < 999.5:
+            return f"{value:.0f}{unit}"
+    return f"{value:.0f}G"
 
 
 def seconds(value: float | None) -> str:
@@ -82,11 +88,11 @@ def write_markdown(records: Sequence[BoardRecord], path: Path) -> Path:
         for row in rows:
             cells = [_metric(row, metric) for metric in (primary, *others[:SHOWN])]
             lines.append(_markdown_row([row.model.name, _status(row), *cells, *(text for text, _ in _costs(row))]))
-        published = [row for row in rows if row.model.reference]
+        published = _published(rows)
         if published:
             lines += ["", "Published numbers, not ranked:", "", "| model | source | metric | published | measured |"]
             lines += ["| --- | --- | --- | ---: | ---: |"]
-            lines += [_markdown_row(_published(row)) for row in published]
+            lines += [_markdown_row(cells) for cells in published]
     write_atomic(path, "\n".join(lines) + "\n")
     return path
 
@@ -141,14 +147,17 @@ def _costs(row: BoardRecord) -> list[tuple[str, float | None]]:
     ]
 
 
-def _published(row: BoardRecord) -> list[str]:
+def _published(rows: Sequence[BoardRecord]) -> list[list[str]]:
     """Return model, source, metric, published value with its tolerance, and what was measured on the same benchmark."""
-    reference = row.model.reference
-    assert reference is not None
-    same = reference.benchmark == row.benchmark
-    metric = reference.metric if same else f"{reference.metric} on {reference.benchmark}"
-    value = f"{reference.value:g} ± {reference.tolerance:g}"
-    return [row.model.name, reference.source, metric, value, _metric(row, reference.metric) if same else "-"]
+    cells = []
+    for row in rows:
+        if reference := row.model.reference:
+            same = reference.benchmark == row.benchmark
+            metric = reference.metric if same else f"{reference.metric} on {reference.benchmark}"
+            value = f"{reference.value:g} ± {reference.tolerance:g}"
+            measured = _metric(row, reference.metric) if same else "-"
+            cells.append([row.model.name, reference.source, metric, value, measured])
+    return cells
 
 
 def _provenance(rows: Sequence[BoardRecord]) -> str:
@@ -157,7 +166,7 @@ def _provenance(rows: Sequence[BoardRecord]) -> str:
         return "No run has finished."
     dataset, protocol = row.dataset, row.protocol
     return (
-        f"Dataset {dataset.name} {dataset.version}, protocol {protocol.name} {protocol.version}, "
+        f"Dataset {dataset.name} (version {dataset.version}), protocol {protocol.name} (version {protocol.version}), "
         f"split {protocol.split_sha256[:8]}."
     )
 
@@ -180,7 +189,7 @@ def _section(name: str, rows: Sequence[BoardRecord]) -> str:
         _head("model", "text"),
         _head("status", "text"),
         _head(primary or "metric", "num"),
-        f'<th class="bar">95 % interval<small>{low:.3f} – {high:.3f}</small></th>',
+        f'<th class="bar">95 % interval<small>{low:.3f} to {high:.3f}</small></th>',
         *(_head(metric, f"num{extra}") for metric, extra in zip(others, more, strict=True)),
         *(_head(text, "num") for text in ("seeds", "fit s", "eval s", "memory MB", "parameters", "tuning trials")),
     ]
@@ -230,31 +239,26 @@ def _reason(row: BoardRecord) -> str:
 
 
 def _references(rows: Sequence[BoardRecord]) -> str:
-    lines = [
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _published(row)) + "</tr>"
-        for row in rows
-        if row.model.reference
-    ]
+    lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in _published(rows)]
     if not lines:
         return ""
     heads = "".join(f"<th>{text}</th>" for text in ("model", "source", "metric", "published", "measured here"))
     return (
-        "<details><summary>Published numbers (not ranked)</summary>"
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></details>'
+        '<details><summary>Published numbers (not ranked)</summary><div class="scroll">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></details>"
     )
 
 
 def _range(rows: Sequence[BoardRecord], metric: str) -> tuple[float, float]:
-    """Return the values the bars span: the best and all not further from it than four times the median is.
+    """Return the values the bars span: the better two thirds of the models, and all up to twice as far from the best.
 
-    A random baseline far below must not squeeze the intervals of the others to points.
+    A random baseline far below must not squeeze the intervals of the others to points. ``rows`` are best first.
     """
     found = [row.metrics.test[metric] for row in rows if metric in row.metrics.test]
     if not found:
         return 0.0, 1.0
-    best = found[0].mean
-    reach = 4 * abs(median(value.mean for value in found) - best)
-    near = [value for value in found if abs(value.mean - best) <= reach]
+    best, middle = found[0].mean, found[(2 * len(found) - 1) // 3].mean
+    near = [value for value in found if abs(value.mean - best) <= 2 * abs(middle - best)]
     low = min(value.ci95[0] if value.ci95 else value.mean for value in near)
     high = max(value.ci95[1] if value.ci95 else value.mean for value in near)
     margin = (high - low) * 0.04 or abs(best) * 0.01 or 0.01

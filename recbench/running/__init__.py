@@ -1,0 +1,1 @@
+"""Running: plans, runs, suites, studies and their records."""

@@ -1,0 +1,1 @@
+"""Tasks: the contracts between prepared data and models."""

@@ -81,14 +81,22 @@ def read_config(path: Path, make: Callable[[dict[str, Any]], ConfigT]) -> Config
 
 
 @dataclass(frozen=True)
+class Tables:
+    """The stored side of an evaluation, with raw ids throughout."""
+
+    per_user: pl.DataFrame
+    """Column ``user`` and one column a metric."""
+    predictions: pl.DataFrame
+    """Columns as the task says."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What judging a model on one part gives."""
 
     metrics: dict[str, float]
-    per_user: pl.DataFrame
-    """Column ``user`` (raw id) and one column a metric."""
-    predictions: pl.DataFrame
-    """Raw ids throughout; columns as the task says."""
+    tables: Callable[[], Tables]
+    """Makes the tables; a validation inside training needs none."""
     diagnostics: dict[str, float] = field(default_factory=dict)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from recbench.data.store import Arrays, Prepared
 from recbench.errors import RecbenchError
 from recbench.metrics import pointwise
-from recbench.tasks.base import Evaluation, Task
+from recbench.tasks.base import Evaluation, Tables, Task
 from recbench.tasks.batches import Ragged, blocks, to_device
 
 ROWS_AT_ONCE = 2**14
@@ -138,8 +138,6 @@ class CTRTask(Task[CTRData, Classifier]):
 
         Predictions: ``row, score``, the row's number in the part and the predicted probability. Per user: log loss.
         """
-        import polars as pl  # noqa: PLC0415
-
         rows = self._batch(part)
         logits = torch.cat([model(block).double() for block in rows.split(ROWS_AT_ONCE)])
         if logits.shape != rows.labels.shape:
@@ -147,18 +145,23 @@ class CTRTask(Task[CTRData, Classifier]):
         if not bool(torch.isfinite(logits).all()):
             raise RecbenchError(f"{int((~torch.isfinite(logits)).sum())} of {len(logits)} predictions are not finite")
         probabilities = logits.sigmoid()
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, rows.labels.double(), reduction="none")
-        per_user = (
-            pl.DataFrame({"user": part["groups"], "logloss": losses.cpu().numpy()})
-            .group_by("user")
-            .agg(pl.col("logloss").mean())
-            .sort("user")
-        )
-        scores = probabilities.cpu().numpy()
+
+        def tables() -> Tables:
+            import polars as pl
+
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, rows.labels.double(), reduction="none"
+            )
+            by_row = pl.DataFrame({"user": part["groups"], "logloss": losses.cpu().numpy()})
+            scores = probabilities.cpu().numpy()
+            return Tables(
+                per_user=by_row.group_by("user").agg(pl.col("logloss").mean()).sort("user"),
+                predictions=pl.DataFrame({"row": np.arange(len(scores)), "score": scores}),
+            )
+
         return Evaluation(
             metrics=pointwise.pointwise_metrics(probabilities, rows.labels, list(self.benchmark.metrics)),
-            per_user=per_user,
-            predictions=pl.DataFrame({"row": range(len(scores)), "score": scores}),
+            tables=tables,
             diagnostics={"positive_share": float(rows.labels.mean())},
         )
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recbench.data.store import Arrays, Prepared
 from recbench.errors import RecbenchError
 from recbench.metrics import pointwise, ranking
-from recbench.metrics.names import cutoff
-from recbench.tasks.base import Evaluation, Task, repeated_pairs
+from recbench.metrics.names import parse
+from recbench.tasks.base import Evaluation, Tables, Task, repeated_pairs
 from recbench.tasks.batches import blocks, to_device
 
 PAIRS_AT_ONCE = 2**16
@@ -149,8 +150,6 @@ class RatingTask(Task[RatingData, Predictor]):
         Predictions: ``user, item, score`` (probability). ndcg@k ranks each user's own rated items of the part and is
         averaged over users with a positive one; the others are counted in ``users_without_truth``.
         """
-        import polars as pl  # noqa: PLC0415
-
         users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
         labels = torch.tensor(part["labels"], device=self.device).double()
         pairs = zip(blocks(users, PAIRS_AT_ONCE), blocks(items, PAIRS_AT_ONCE), strict=True)
@@ -162,23 +161,31 @@ class RatingTask(Task[RatingData, Predictor]):
         ranked = [name for name in self.benchmark.metrics if "@" in name]
         metrics = pointwise.pointwise_metrics(scores, labels, [n for n in self.benchmark.metrics if n not in ranked])
         groups = torch.unique(users)
-        columns: dict[str, np.ndarray] = {"user": self._shared["user_ids"][groups.cpu().numpy()]}
+        columns: dict[str, NDArray[Any]] = {"user": self._shared["user_ids"][groups.cpu().numpy()]}
         without_truth = 0
         for name in ranked:
-            _, values = ranking.grouped_ndcg(scores, labels, users, cutoff(name), ids=items)
+            _, values = ranking.grouped_ndcg(scores, labels, users, parse(name)[1], ids=items)
             without_truth = int(values.isnan().sum())
             metrics[name] = float(values.nanmean())
             columns[name] = values.cpu().numpy()
+
+        def tables() -> Tables:
+            import polars as pl
+
+            return Tables(
+                per_user=pl.DataFrame(columns),
+                predictions=pl.DataFrame(
+                    {
+                        "user": self._shared["user_ids"][part["users"]],
+                        "item": self._shared["item_ids"][part["items"]],
+                        "score": scores.cpu().numpy(),
+                    }
+                ),
+            )
+
         return Evaluation(
             metrics={name: metrics[name] for name in self.benchmark.metrics},
-            per_user=pl.DataFrame(columns),
-            predictions=pl.DataFrame(
-                {
-                    "user": self._shared["user_ids"][part["users"]],
-                    "item": self._shared["item_ids"][part["items"]],
-                    "score": scores.cpu().numpy(),
-                }
-            ),
+            tables=tables,
             diagnostics={"users_without_truth": float(without_truth)},
         )
 

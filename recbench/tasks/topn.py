@@ -13,8 +13,8 @@ from torch import Tensor
 from recbench.data.store import Arrays, Prepared
 from recbench.errors import RecbenchError
 from recbench.metrics import ranking
-from recbench.metrics.names import cutoff
-from recbench.tasks.base import Evaluation, Task, repeated_pairs
+from recbench.metrics.names import parse
+from recbench.tasks.base import Evaluation, Tables, Task, repeated_pairs
 from recbench.tasks.batches import Ragged, blocks, to_device
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class TopNData:
 
     def matrix(self, dtype: Any = np.float32) -> sp.csr_matrix:
         """Return the training interactions as a SciPy matrix of ones, shape (U, I), on the CPU."""
-        import scipy.sparse as sp  # noqa: PLC0415
+        import scipy.sparse as sp
 
         offsets, items = self.history.offsets.cpu().numpy(), self.items.cpu().numpy()
         shape = (self.n_users, self.n_items)
@@ -190,10 +190,8 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
         Predictions: ``user, item, rank, score``, the best unseen items down to the largest cutoff. Metrics are means
         over the users who have relevant items in the part; the others are counted in ``users_without_truth``.
         """
-        import polars as pl  # noqa: PLC0415
-
         data, device = self.data, self.device
-        k = max(cutoff(name) for name in self.benchmark.metrics)
+        k = max(parse(name)[1] for name in self.benchmark.metrics)
         truth_users, truth_items = to_device(part["users"], device), to_device(part["items"], device)
         truth_keys = truth_users * data.n_items + truth_items
         seen_rows = None if seen is None else self._rows(seen)
@@ -218,20 +216,27 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
             tops.append((items, top_scores, tied, hits))
         items, top_scores, tied, hits = (torch.cat(column) for column in zip(*tops, strict=True))
         values = ranking.ranking_metrics(hits, relevant, list(self.benchmark.metrics))
-        raw_users = self._shared["user_ids"][users.cpu().numpy()]
-        found = (items >= 0).cpu().numpy()
-        listed = np.broadcastto_device(np.arange(1, k + 1), found.shape)
+
+        def tables() -> Tables:
+            import polars as pl
+
+            raw_users = self._shared["user_ids"][users.cpu().numpy()]
+            found = (items >= 0).cpu().numpy()
+            return Tables(
+                per_user=pl.DataFrame({"user": raw_users} | {name: v.cpu().numpy() for name, v in values.items()}),
+                predictions=pl.DataFrame(
+                    {
+                        "user": np.broadcast_to(raw_users[:, None], found.shape)[found],
+                        "item": self._shared["item_ids"][items.cpu().numpy()[found]],
+                        "rank": np.broadcast_to(np.arange(1, k + 1, dtype=np.int32), found.shape)[found],
+                        "score": top_scores.cpu().numpy()[found],
+                    }
+                ),
+            )
+
         return Evaluation(
             metrics={name: float(value.mean()) for name, value in values.items()},
-            per_user=pl.DataFrame({"user": raw_users} | {name: value.cpu().numpy() for name, value in values.items()}),
-            predictions=pl.DataFrame(
-                {
-                    "user": np.broadcastto_device(raw_users[:, None], found.shape)[found],
-                    "item": self._shared["item_ids"][items.cpu().numpy()[found]],
-                    "rank": listed[found].astype(np.int32),
-                    "score": top_scores.cpu().numpy()[found],
-                }
-            ),
+            tables=tables,
             diagnostics={
                 "tie_rate": float(tied.double().mean()),
                 "users_without_truth": float(data.n_users - len(users)),

@@ -1,0 +1,1 @@
+"""Tracking: MLflow, system metrics, the environment."""

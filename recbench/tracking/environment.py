@@ -46,7 +46,7 @@ def peak_rss_mb() -> float:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    import resource  # noqa: PLC0415 - does not exist on every platform
+    import resource  # does not exist on every platform
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
@@ -70,7 +70,7 @@ def _cpu_model() -> str:
 
 
 def _cuda_driver() -> str | None:
-    import pynvml  # noqa: PLC0415 - only useful beside a GPU
+    import pynvml  # only useful beside a GPU
 
     try:
         pynvml.nvmlInit()

@@ -14,6 +14,7 @@ import os
 import re
 import sqlite3
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -37,12 +38,12 @@ _SQLITE = "sqlite:///"
 _METRICS_PER_BATCH = 1000  # these three are MLflow's own limits
 _PARAMS_PER_BATCH = 100
 _PARAM_LENGTH = 6000
+_REASON_LENGTH = 300
 _FLUSH_SECONDS = 5.0
-_BUSY_SECONDS = 30  # how long a write waits for another process's; with 8 writers up to 4.4 s were seen
 _LOCK_SECONDS = 120
-_QUIET = {  # a server that does not answer must cost seconds, not MLflow's four minutes of retries
+_SETTINGS = {  # a server that does not answer must cost seconds, not MLflow's four minutes of retries
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # below that come the tracebacks of errors that are told here in a sentence
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -157,8 +158,9 @@ class Tracker:
             yield
         except Exception as error:  # MLflow, SQLAlchemy, sqlite3, requests and the disk each raise their own
             self._client = None
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            logger.warning("tracking in %s is off for the rest of this run: %s", tracking_uri(), reason)
+            reason = textwrap.shorten(str(error) or type(error).__name__, _REASON_LENGTH)
+            store = re.sub(r"//[^/@]*@", "//", tracking_uri())  # without user and password
+            logger.warning("tracking in %s is off for the rest of this run: %s", store, reason)
 
 
 def start_parent(experiment: str, name: str) -> str | None:
@@ -179,17 +181,15 @@ def _connect() -> MlflowClient:
         _create_sqlite(file)
         with closing(sqlite3.connect(file)) as database:  # MLflow would retry for minutes on a file that is no database
             database.execute("SELECT count(*) FROM sqlite_master")
-        if "?" not in uri:
-            uri += f"?timeout={_BUSY_SECONDS}"
     return _client(uri)
 
 
 def _client(uri: str) -> MlflowClient:
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it announces every retry
     with _collector_paused():
-        from mlflow import MlflowClient  # noqa: PLC0415 - a second of CPU, only when tracking is on
+        from mlflow import MlflowClient  # a second of CPU, only when tracking is on
 
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -234,7 +234,7 @@ def _create_sqlite(file: Path) -> None:
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - loaded with the client
+    from mlflow.exceptions import MlflowException  # loaded with the client
 
     if (experiment := client.get_experiment_by_name(name)) is not None:
         return str(experiment.experiment_id)
@@ -250,15 +250,17 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def _log_params(client: MlflowClient, run_id: str, params: list[tuple[str, str]]) -> None:
-    from mlflow.entities import Param  # noqa: PLC0415 - loaded with the client
+    from mlflow.entities import Param  # loaded with the client
 
     client.log_batch(run_id, params=[Param(_name(key), value[:_PARAM_LENGTH]) for key, value in params])
 
 
 def _log_metrics(client: MlflowClient, run_id: str, metrics: list[tuple[str, float, int, int]]) -> None:
-    from mlflow.entities import Metric  # noqa: PLC0415 - loaded with the client
+    from mlflow.entities import Metric  # loaded with the client
 
-    client.log_batch(run_id, metrics=[Metric(_name(name), float(value), *when) for name, value, *when in metrics])
+    client.log_batch(
+        run_id, metrics=[Metric(_name(name), float(value), time_ms, step) for name, value, time_ms, step in metrics]
+    )
 
 
 def _name(name: str) -> str:

@@ -42,8 +42,6 @@ class SystemSampler:
         """Take the first sample and go on in the background."""
         reset_peak_rss()
         self._energy_at_start = self._gpu.energy_j() if self._gpu else None
-        psutil.cpu_percent()  # percentages are over the time since the call before, so the first ones say nothing
-        self._process.cpu_percent()
         self._add(self._memory())
         self._thread.start()
 
@@ -51,9 +49,8 @@ class SystemSampler:
         """End the thread; the samples it took remain to be drained."""
         self._stopping.set()
         self._thread.join()
-        energy = self._gpu.energy_j() if self._gpu else None
-        known = energy is not None and self._energy_at_start is not None
-        return Summary(peak_rss_mb(), energy - self._energy_at_start if known else None)
+        before, after = self._energy_at_start, self._gpu.energy_j() if self._gpu else None
+        return Summary(peak_rss_mb(), None if before is None or after is None else after - before)
 
     def drain(self) -> list[Sample]:
         """Return the samples taken since the last call."""
@@ -62,6 +59,8 @@ class SystemSampler:
         return samples
 
     def _loop(self) -> None:
+        psutil.cpu_percent()  # percentages are over the time since this thread's last call: the first ones say nothing
+        self._process.cpu_percent()
         while not self._stopping.wait(self._interval_s):
             cpu = {
                 "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -94,7 +93,7 @@ class _Gpu:
         """Return the CUDA ``device``, or None for another device or without NVML."""
         if device.type != "cuda":
             return None
-        import pynvml  # noqa: PLC0415 - only useful beside a GPU
+        import pynvml  # only useful beside a GPU
 
         index = torch.cuda.current_device() if device.index is None else device.index
         uuid = torch.cuda.get_device_properties(index).uuid  # CUDA and NVML may number the devices differently

@@ -1,0 +1,1 @@
+"""Debiased rating models."""

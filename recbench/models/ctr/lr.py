@@ -1,0 +1,34 @@
+"""LR: logistic regression on one-hot fields.
+
+Source      Richardson, Dominowska, Ragno: Predicting Clicks. WWW 2007.
+Logit       b + sum over fields of w[id]; a multi-valued field adds the mean of its values' weights
+Loss        binary cross-entropy + embedding_l2 / 2 * ||w||^2
+Departures  none
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recbench.models.base import PositiveFloat, Reference, tunable
+from recbench.models.layers.embedding import EmbeddingConfig, EmbeddingModel, FieldEmbedding
+from recbench.tasks.ctr import CTRBatch, FieldSpace
+
+
+class LR(EmbeddingModel):
+    """Logistic regression: one weight per value of a field."""
+
+    class Config(EmbeddingConfig):
+        """Hyper-parameters."""
+
+    reference = Reference("BARS, LR_frappe_x1", "ctr/frappe-x1", "auc", 0.9356, 0.002)
+
+    def __init__(self, config: Config, fields: FieldSpace) -> None:
+        super().__init__(config, fields)
+        self.linear = FieldEmbedding(fields, 1)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch: CTRBatch) -> Tensor:
+        """Return logits, shape (B,)."""
+        return self.linear(batch).sum((1, 2)) + self.bias

@@ -1,0 +1,59 @@
+"""Embeddings of categorical fields, and the base of CTR models that penalise them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbench.models.base import CTRModel, NonNegativeFloat, TrainedConfig, tunable
+from recbench.tasks.ctr import CTRBatch, FieldSpace
+
+
+class FieldEmbedding(nn.Module):
+    """One vector per id, in one table for all fields; a multi-valued field is the mean of its values' vectors.
+
+    A row without any value of a multi-valued field gets a zero vector there. Initial weights are normal with standard
+    deviation 1e-4, as in FuxiCTR (Zhu et al., CIKM 2021, arXiv:2009.05794).
+
+    Shapes: a batch of B rows -> (B, F, D), fields in the order of the ``FieldSpace``.
+    """
+
+    def __init__(self, fields: FieldSpace, dim: int) -> None:
+        super().__init__()
+        self.fields = fields
+        self.weight = nn.Parameter(torch.empty(fields.n_ids, dim).normal_(std=1e-4))
+
+    def forward(self, batch: CTRBatch) -> Tensor:
+        """Look up the fields of a batch, shape (B, F, D)."""
+        single = F.embedding(batch.ids, self.weight)
+        if not self.fields.multi:
+            return single
+        columns = iter(single.unbind(1))
+        return torch.stack([self._mean(batch, field.name) if field.multi else next(columns) for field in self.fields], 1)
+
+    def _mean(self, batch: CTRBatch, name: str) -> Tensor:
+        ragged = batch.multi[name]
+        return F.embedding_bag(ragged.values, self.weight, ragged.offsets[:-1], mode="mean")
+
+
+class EmbeddingConfig(TrainedConfig):
+    """Of every CTR model on field embeddings."""
+
+    embedding_l2: NonNegativeFloat = tunable(1e-5, low=1e-7, high=1e-1, log=True)
+    """Adds embedding_l2 / 2 times the sum of squares of all embedding tables, first-order weights too, to the loss."""
+
+
+class EmbeddingModel(CTRModel):
+    """A CTR model on field embeddings: binary cross-entropy plus the penalty on every table, in each step on all rows.
+
+    Source: the training protocol of BARS (Zhu et al., SIGIR 2022, arXiv:2205.09626).
+    """
+
+    Config: type[EmbeddingConfig] = EmbeddingConfig
+
+    def loss(self, batch: CTRBatch) -> Tensor:
+        """Mean binary cross-entropy and the penalty on the embeddings."""
+        tables = [module.weight for module in self.modules() if isinstance(module, FieldEmbedding)]
+        squares = torch.stack([table.square().sum() for table in tables]).sum()
+        return super().loss(batch) + self.config.embedding_l2 / 2 * squares

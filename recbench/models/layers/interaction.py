@@ -1,0 +1,74 @@
+"""Interactions between field embeddings. Shapes: B batch, F fields, D dims, H heads, W = H * head_dim."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def pair_pooling(embeddings: Tensor) -> Tensor:
+    """Return the sum of e_i * e_j (elementwise) over all pairs of fields i < j, shape (B, F, D) -> (B, D).
+
+    In O(F D) as half of (sum e)^2 - sum e^2: Rendle, ICDM 2010, lemma 3.1.
+    """
+    return (embeddings.sum(1).square() - embeddings.square().sum(1)) / 2
+
+
+class InteractingLayer(nn.Module):
+    """Multi-head self-attention over fields with a residual connection: AutoInt's layer (arXiv:1810.11921, eq. 5-8).
+
+    psi_mk = <Q e_m, K e_k>,   a_m = softmax(psi_m),   e'_m = ReLU(concat over heads of sum_k a_mk V e_k + R e_m).
+
+    The defaults are the paper's form. The flags make the other published forms: ``activated`` puts a bias and a ReLU
+    on all four projections, ``scaled`` divides psi by sqrt(head_dim), ``layer_norm`` normalises before or after the
+    ReLU, ``identity_residual`` uses e_m in place of R e_m where the widths are equal.
+
+    Shapes: (B, F, inputs) -> (B, F, W).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        head_dim: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        activated: bool = False,
+        scaled: bool = False,
+        layer_norm: Literal["before", "after"] | None = None,
+        identity_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.width = head_dim * num_heads
+        self.dropout = dropout
+        self.activated = activated
+        self.scale = head_dim**-0.5 if scaled else 1.0
+        # Query, key, value and residual in one product; each block is initialised as the matrix it stands for.
+        blocks = 3 if identity_residual and inputs == self.width else 4
+        self.projections = nn.Linear(inputs, blocks * self.width, bias=activated)
+        for block in self.projections.weight.data.split(self.width):
+            nn.init.xavier_normal_(block)
+        if activated:
+            nn.init.zeros_(self.projections.bias)
+        self.norm_before = nn.LayerNorm(self.width) if layer_norm == "before" else nn.Identity()
+        self.norm_after = nn.LayerNorm(self.width) if layer_norm == "after" else nn.Identity()
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Let every field attend to all fields."""
+        projected = self.projections(embeddings)
+        if self.activated:
+            projected = projected.relu()
+        query, key, value, *residual = projected.split(self.width, dim=-1)
+        weights = F.dropout(self.attention(query, key), self.dropout, self.training)
+        attended = (weights @ self._heads(value)).transpose(1, 2).flatten(2)
+        return self.norm_after(self.norm_before(attended + (residual[0] if residual else embeddings)).relu())
+
+    def attention(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return the weights a of every head, two times (B, F, W) -> (B, H, F, F)."""
+        return (self._heads(query) @ self._heads(key).transpose(-1, -2) * self.scale).softmax(-1)
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, F, W) -> (B, H, F, head_dim)

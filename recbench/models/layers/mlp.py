@@ -1,0 +1,36 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer with Xavier-normal weights and zero bias (Glorot & Bengio, AISTATS 2010, eq. 12)."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Sequential):
+    """Hidden layers (linear, batch normalisation if wanted, ReLU, dropout), then a linear layer.
+
+    Shapes: (B, inputs) -> (B, outputs).
+    """
+
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float = 0.0, batch_norm: bool = False
+    ) -> None:
+        layers: list[nn.Module] = []
+        for before, width in pairwise([inputs, *hidden]):
+            layers.append(linear(before, width))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        super().__init__(*layers, linear([inputs, *hidden][-1], outputs))

@@ -1,0 +1,328 @@
+"""One run: prepare, train, judge, record."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from recbench.data.store import Prepared
+from recbench.errors import RecbenchError, UsageError
+from recbench.models.base import Model, parameter_count
+from recbench.running.plan import Plan
+from recbench.running.result import (
+    CHECKPOINT,
+    LOG,
+    PER_USER,
+    PREDICTIONS,
+    RECORD,
+    DatasetRecord,
+    EnvironmentRecord,
+    MemoryRecord,
+    MetricsRecord,
+    ModelRecord,
+    ProtocolRecord,
+    ReferenceRecord,
+    Result,
+    TimingRecord,
+    read_result,
+    write_result,
+)
+from recbench.running.settings import Settings
+from recbench.tasks.base import SealedTest, Task
+from recbench.tasks.registry import TASKS
+from recbench.tracking.environment import capture
+from recbench.tracking.mlflow import Tracker
+from recbench.tracking.system import SystemSampler
+from recbench.training.checkpoint import Checkpoints
+from recbench.training.trainer import Epoch, History, Trainer
+
+log = logging.getLogger("recbench")
+
+OnEpoch = Callable[[Epoch], None]
+OnStart = Callable[[Prepared, torch.device], None]
+
+
+def execute(
+    plan: Plan, out: Path, *, parent_run_id: str | None = None, on_epoch: OnEpoch = lambda epoch: None
+) -> Result:
+    """Carry a plan out and return its result, which is then also in the plan's directory under ``out``.
+
+    A finished result of the same plan is returned as it is; one of another plan is never overwritten. A run that was
+    killed goes on from its checkpoint. A failure is recorded and raised.
+    """
+    directory = plan.directory(out)
+    finished = _finished(plan, directory)
+    if finished is not None:
+        return finished
+    with _directory(directory), _logged(directory / LOG):
+        log.info("%s %s seed %d: %s", plan.benchmark.name, plan.model.model_name(), plan.seed, plan.config)
+        result = blank_result(plan)
+        recorder = _Recorder(plan, result, directory, parent_run_id)
+
+        def tell(epoch: Epoch) -> None:
+            recorder.epoch(epoch)
+            on_epoch(epoch)
+
+        checkpoints = Checkpoints(directory / CHECKPOINT)
+        try:
+            fitted = fit(plan, checkpoints, recorder.start, tell)
+            recorder.judge(fitted)
+            recorder.finish(fitted.task.device)
+            checkpoints.clear()
+            return result
+        except Exception as error:
+            clear = isinstance(error, RecbenchError)
+            result.error = str(error) if clear else f"{type(error).__name__}: {error}"
+            log.error("failed: %s", result.error, exc_info=not clear)
+            if not isinstance(error, UsageError):
+                write_result(directory, result)
+            raise
+        finally:
+            recorder.close()
+
+
+def _finished(plan: Plan, directory: Path) -> Result | None:
+    if not (directory / RECORD).is_file():
+        return None
+    result = read_result(directory)
+    if result.status != "finished":
+        return None
+    if result.diagnostics.get("identity") == plan.identity():
+        return result
+    now = plan.config.model_dump(mode="json")
+    differing = [
+        f"{key}={result.config.get(key)} there, {now.get(key)} now"
+        for key in sorted({*now, *result.config})
+        if now.get(key) != result.config.get(key)
+    ]
+    raise UsageError(
+        f"{directory} holds a finished result of another run ({'; '.join(differing) or 'other data or code'}); "
+        "give another --out, or delete it"
+    )
+
+
+def blank_result(plan: Plan) -> Result:
+    """Return the record as far as it is known before the run: what a failure leaves."""
+    reference = plan.model.reference
+    sha256 = None
+    if plan.source is not None and (file := Path(plan.source.partition(":")[0])).is_file():
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Result(
+        status="failed",
+        task=plan.benchmark.task,
+        benchmark=plan.benchmark.name,
+        primary_metric=plan.benchmark.primary_metric,
+        seed=plan.seed,
+        dataset=DatasetRecord(name=plan.card.name, version=plan.card.version, sha256=plan.card.sha256),
+        model=ModelRecord(
+            name=plan.model.model_name(),
+            version=plan.model.version,
+            parameters=0,
+            deterministic=plan.model.deterministic,
+            reference=None if reference is None else ReferenceRecord(**asdict(reference)),
+            source=plan.source,
+            source_sha256=sha256,
+        ),
+        config=plan.config.model_dump(mode="json"),
+        settings=plan.settings.model_dump(mode="json"),
+        budget=plan.budget,
+        diagnostics={"identity": plan.identity(), "config_from": plan.config_from},
+    )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model with what it was trained on."""
+
+    task: Task[Any, Any]
+    model: Model
+    prepared: Prepared
+    history: History
+    prepare_s: float
+
+
+def fit(plan: Plan, checkpoints: Checkpoints, on_start: OnStart, on_epoch: OnEpoch) -> Fitted:
+    """Prepare the data and train; ``on_start`` is told of the data and the device before training begins."""
+    device = choose_device(plan.settings)
+    apply(plan.settings, device)
+    began = time.perf_counter()
+    prepared = plan.benchmark.protocol.prepare(plan.card)
+    task = TASKS[plan.benchmark.task](plan.benchmark, prepared, device)
+    prepare_s = time.perf_counter() - began
+    torch.manual_seed(plan.seed)
+    model = plan.model.create(plan.config, task.data).to(device)
+    on_start(prepared, device)
+    trainer = Trainer(
+        model,
+        task.data,
+        lambda: task.validate(model).metrics,
+        metric=plan.benchmark.primary_metric,
+        device=device,
+        seed=plan.seed,
+        checkpoints=checkpoints.of(plan.identity() + prepared.split_sha256),
+        bfloat16=plan.settings.precision == "bfloat16",
+        compiled=plan.settings.compile,
+        on_epoch=on_epoch,
+    )
+    return Fitted(task, model, prepared, trainer.fit(), prepare_s)
+
+
+class _Recorder:
+    """Fills in a run's record as it goes on, and mirrors it to the tracking store."""
+
+    def __init__(self, plan: Plan, result: Result, directory: Path, parent_run_id: str | None) -> None:
+        self.plan = plan
+        self.result = result
+        self.directory = directory
+        self.parent_run_id = parent_run_id
+        self.tracker = Tracker()
+        self.sampler: SystemSampler | None = None
+
+    def start(self, prepared: Prepared, device: torch.device) -> None:
+        """Record the data and the environment, and open the tracking run."""
+        plan, result = self.plan, self.result
+        protocol = plan.benchmark.protocol
+        result.protocol = ProtocolRecord(
+            name=protocol.name, version=protocol.version, split_sha256=prepared.split_sha256
+        )
+        result.environment = EnvironmentRecord(**capture(device, torch.get_num_threads()))
+        name = plan.model.model_name()
+        if plan.settings.tracking:
+            self.tracker = Tracker.start(
+                plan.benchmark.name,
+                f"{name} seed {plan.seed}",
+                {"model": name, "seed": plan.seed, **result.config, "settings": result.settings},
+                {"split_sha256": prepared.split_sha256, "dataset_sha256": plan.card.sha256},
+                self.parent_run_id,
+            )
+        result.mlflow = {"run_id": self.tracker.run_id}
+        self.sampler = SystemSampler(device)
+        self.sampler.start()
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Log an epoch."""
+        figures = {f"loss/{epoch.stage}/{name}": loss for name, loss in epoch.losses.items()}
+        figures |= {f"valid/{name}": value for name, value in epoch.valid.items()}
+        self.tracker.metrics(figures | {"epoch_s": epoch.seconds}, step=epoch.number)
+        shown = {name: round(value, 5) for name, value in figures.items()}
+        log.info("%s epoch %d: %s", epoch.stage, epoch.number, shown)
+
+    def judge(self, fitted: Fitted) -> None:
+        """Evaluate on validation and test, and write the tables."""
+        result, task, model = self.result, fitted.task, fitted.model
+        with torch.no_grad():
+            valid = task.validate(model)
+            began = time.perf_counter()
+            evaluation, leaks = task.test(model, SealedTest(fitted.prepared))
+            evaluate_s = time.perf_counter() - began
+        for finding in leaks:
+            log.warning("leakage: %s", finding)
+        log.info("test: %s", {name: round(value, 5) for name, value in evaluation.metrics.items()})
+        history = fitted.history
+        result.metrics = MetricsRecord(valid=valid.metrics, test=evaluation.metrics)
+        result.diagnostics |= evaluation.diagnostics | {"leaks": leaks, "best_epoch": history.best_epoch}
+        assert result.model is not None
+        result.model.parameters = parameter_count(model)
+        result.timing = TimingRecord(
+            prepare_s=fitted.prepare_s,
+            fit_s=history.fit_s,
+            epoch_s=history.epoch_s,
+            evaluate_s=evaluate_s,
+            samples_per_s=history.samples_per_s,
+            device_ms_per_step=history.device_ms_per_step,
+        )
+        tables = evaluation.tables()
+        tables.predictions.write_parquet(self.directory / PREDICTIONS)
+        tables.per_user.write_parquet(self.directory / PER_USER)
+
+    def finish(self, device: torch.device) -> None:
+        """Write the record: from here on the run is finished."""
+        assert self.sampler is not None
+        usage = self.sampler.stop()
+        on_cuda = device.type == "cuda"
+        self.result.memory = MemoryRecord(
+            peak_rss_mb=usage.peak_rss_mb,
+            peak_device_mb=torch.cuda.max_memory_allocated(device) / 2**20 if on_cuda else None,
+        )
+        self.result.energy_j = usage.energy_j
+        self.result.status = "finished"
+        write_result(self.directory, self.result)
+
+    def close(self) -> None:
+        """Send the last figures and the files to the tracking store."""
+        result, tracker = self.result, self.tracker
+        if self.sampler is not None:
+            tracker.samples(self.sampler.drain())
+        if result.status == "finished" and result.metrics and result.timing and result.memory:
+            figures = {f"test/{name}": value for name, value in result.metrics.test.items()}
+            figures |= {f"device_ms_per_step/{q}": ms for q, ms in (result.timing.device_ms_per_step or {}).items()}
+            figures |= {"fit_s": result.timing.fit_s, "evaluate_s": result.timing.evaluate_s}
+            figures |= {name: mb for name, mb in result.memory.model_dump().items() if mb is not None}
+            tracker.metrics(figures, step=len(result.timing.epoch_s))
+        for name in (RECORD, LOG):
+            if (self.directory / name).is_file():
+                tracker.artifact(self.directory / name)
+        tracker.finish("FINISHED" if result.status == "finished" else "FAILED")
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """Return the device that the settings name."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda, but torch finds no CUDA device; see recbench doctor")
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def apply(settings: Settings, device: torch.device) -> None:
+    """Set torch's global switches."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+@contextlib.contextmanager
+def _directory(directory: Path) -> Iterator[None]:
+    """Make the directory, and hold it against a second process doing the same run."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RecbenchError(f"another process is at work in {directory}; wait for it or give another --out") from None
+    except OSError as error:
+        raise RecbenchError(
+            f"cannot write in {error.filename or directory}: {error.strerror or error}; "
+            "give an --out that can be written to and has room"
+        ) from error
+    finally:
+        (directory / ".lock").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Send the package's log to a file beside wherever it goes already."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
