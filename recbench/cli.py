@@ -5,16 +5,415 @@ Heavy imports happen inside the commands: ``recbench --help`` must answer at onc
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recbench.errors import RecbenchError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recbench.running.result import Result
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A benchmark suite for recommender systems whose numbers can be believed.",
+)
+leaderboard_app = typer.Typer(no_args_is_help=True, help="Pages from results of record.")
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: what there is, fetching, verification.")
+models_app = typer.Typer(no_args_is_help=True, help="Models: what there is, configuration, references.")
+benchmarks_app = typer.Typer(no_args_is_help=True, help="Benchmarks: what there is, protocol, metrics.")
+app.add_typer(leaderboard_app, name="leaderboard")
+app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+app.add_typer(benchmarks_app, name="benchmarks")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the result directories.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the model and its training.")]
+
+_debug = False
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a failure is one sentence on stderr and exit status 1, a wrong request 2."""
+    try:
+        app()
+    except RecbenchError as error:
+        _fail(error, str(error), error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        _fail(error, f"{type(error).__name__}: {error} (recbench --debug shows where)", 1)
+
+
+def _fail(error: Exception, sentence: str, status: int) -> None:
+    if _debug:
+        raise error
+    typer.echo(f"recbench: {sentence}", err=True)
+    sys.exit(status)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from recbench import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    global _debug  # noqa: PLW0603  one process, one command line
+    _debug = debug
+    logging.getLogger("recbench").addHandler(_warnings())
+
+
+def _warnings() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("recbench: %(levelname)s: %(message)s"))
+    # A failed run raises its sentence anyway.
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)
+    return handler
+
+
+@app.command()
+def run(
+    benchmark: Annotated[str, typer.Argument(help="Full name, such as topn/ml-100k; or a result to run again.")],
+    model: Annotated[str | None, typer.Argument(help="Name, file.py, or package.module:Class.")] = None,
+    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration.")] = None,
+    seed: Seed = 1,
+    out: Out = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Run a model on a benchmark, or run again exactly what a result records."""
+    from recbench.errors import UsageError
+    from recbench.running.plan import make_plan, parse_assignments, plan_again
+
+    before = None
+    if model is None:
+        if not Path(benchmark).exists():
+            raise UsageError(
+                f"'{benchmark}' is not a result, and no model is named; expected BENCHMARK MODEL or RESULT"
+            )
+        plan, before = plan_again(Path(benchmark))
+    else:
+        plan = make_plan(benchmark, model, parse_assignments(values or []), seed)
+
+    from recbench.reporting.progress import Display
+    from recbench.running.run import execute
+
+    with Display() as display:
+        result = execute(plan, out, on_epoch=display.epoch)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+        return
+    _print_run(result, plan.directory(out), before)
+
+
+def _print_run(result: Result, directory: Path, before: Result | None) -> None:
+    assert result.metrics is not None
+    assert result.timing is not None
+    assert result.memory is not None
+    assert result.model is not None
+    rows = []
+    for name, value in result.metrics.test.items():
+        row = [name, f"{result.metrics.valid[name]:.4f}", f"{value:.4f}"]
+        if before is not None and before.metrics is not None:
+            old = before.metrics.test[name]
+            row.append("equal" if old == value else f"{old:.6f}")
+        rows.append(row)
+    title = f"{result.benchmark}  {result.model.name}  seed {result.seed}"
+    _print_table(title, ["metric", "valid", "test", *(["recorded"] if before else [])], rows)
+    typer.echo(
+        f"{result.diagnostics['config_from']} configuration, {result.model.parameters:,} parameters, "
+        f"fit {result.timing.fit_s:.1f} s ({len(result.timing.epoch_s)} epochs), "
+        f"evaluation {result.timing.evaluate_s:.2f} s, peak {result.memory.peak_rss_mb:.0f} MB"
+    )
+    typer.echo(f"result: {directory}")
+
+
+@app.command()
+def suite(
+    name: Annotated[str, typer.Argument(help="Name of a suite, or a YAML file.")],
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at once (default: one a core).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results (default: results/NAME).")] = None,
+    tracking: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole suite; finished runs are skipped, failures become rows."""
+    from recbench.reporting.progress import Display
+    from recbench.running.suite import load_suite, run_suite
+    from recbench.running.workers import default_jobs
+
+    definition = load_suite(name)
+    folder = out or Path("results") / Path(name).stem
+    n_jobs = jobs or default_jobs()
+    with Display() as display:
+        display.line(f"{definition.title}: results in {folder}, {n_jobs} at a time")
+        results = run_suite(definition, name, folder, jobs=n_jobs, tracking=tracking, on_done=display.done)
+    from recbench.reporting.boards import collect_records
+    from recbench.reporting.page import write_page
+    from recbench.tracking.mlflow import tracking_uri
+
+    page = write_page(
+        collect_records([folder], f"recbench suite {name}"), folder / "index.html", title=definition.title
+    )
+    compare([folder], as_json=as_json)
+    if not as_json:
+        typer.echo(f"page:   {page}")
+        if tracking:
+            typer.echo(f"mlflow: mlflow ui --backend-store-uri {tracking_uri()}")
+    if any(result.status == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(name="compare")
+def compare(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that hold results.")],
+    metric: Annotated[str | None, typer.Option(help="Metric (default: each benchmark's primary one).")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Model to give differences to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare models: means with 95 % intervals over seeds, costs, tests, groups that cannot be told apart."""
+    from rich.console import Console
+
+    from recbench.reporting.compare import compare as compare_results
+    from recbench.reporting.compare import render
+
+    comparison = compare_results(directories, metric, baseline)
+    if as_json:
+        typer.echo(comparison.to_json())
+    else:
+        Console(highlight=False).print(render(comparison))
+
+
+@app.command()
+def tune(
+    benchmark: str,
+    model: str,
+    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys held fixed.")] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of the study in all.")] = 50,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no new trial begins.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Journal file or database URL of the study.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trials at once.")] = None,
+    seed: Seed = 1,
+    out: Annotated[Path, typer.Option("--out", help="configs/tuned/... is written in this folder.")] = Path(),
+) -> None:
+    """Search a model's configuration on validation data; the default configuration is the first trial."""
+    from recbench.reporting.progress import Display
+    from recbench.running.plan import parse_assignments
+    from recbench.running.tune import tune as search
+    from recbench.running.workers import default_jobs
+
+    with Display() as display:
+        path, tuned = search(
+            benchmark,
+            model,
+            trials=trials,
+            given=parse_assignments(values or []),
+            seed=seed,
+            storage=storage or str(Path("results", "studies.journal")),
+            workers=workers or default_jobs(),
+            timeout=timeout,
+            out=out,
+            on_trial=display.trial,
+        )
+    typer.echo(
+        f"best {tuned.metric} on validation {tuned.value:.5f} (default configuration {tuned.default_value:.5f}) "
+        f"after {tuned.trials} trials and {tuned.tune_s:.0f} s"
+    )
+    typer.echo(f"configuration: {path}; runs of {model} on {benchmark} from this folder now start from it")
+
+
+@leaderboard_app.command("build")
+def leaderboard_build(
+    directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Results to record.")] = None,
+    boards: Annotated[Path, typer.Option(help="Folder of the records and pages.")] = Path("leaderboards"),
+    command: Annotated[str, typer.Option(help="Command that made the results, kept in the records.")] = "",
+) -> None:
+    """Make records of results, and the pages of all records (Markdown and one HTML file)."""
+    from recbench.reporting.boards import build_pages, build_records
+
+    if directories:
+        written = build_records(directories, boards, command)
+        typer.echo(f"{len(written)} records written in {boards}")
+    for page in build_pages(boards):
+        typer.echo(f"page: {page}")
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """List the datasets."""
+    from recbench.data.cards import card_names, load_card
+    from recbench.data.fetch import verify
+
+    cards = [load_card(name) for name in card_names()]
+    rows = [
+        {
+            "name": card.name,
+            "title": card.title,
+            "MB": round(sum(file.bytes for file in card.files.values()) / 1e6, 1),
+            "cached": "no" if verify(card) else "yes",
+            "licence": card.licence,
+        }
+        for card in cards
+    ]
+    _print_rows(rows, ["name", "title", "MB", "cached"], as_json)
+
+
+@data_app.command("info")
+def data_info(name: str, as_json: AsJson = False) -> None:
+    """Show a dataset's card."""
+    from recbench.data.cards import load_card
+
+    _print_mapping(load_card(name).model_dump(mode="json"), as_json)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is cached.")] = False,
+) -> None:
+    """Fetch datasets into the cache and verify every file."""
+    from recbench.data.cards import load_card
+    from recbench.data.fetch import fetch
+
+    for card in [load_card(name) for name in names]:
+        for path in fetch(card, force=force).values():
+            typer.echo(str(path))
+
+
+@data_app.command("verify")
+def data_verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None) -> None:
+    """Check cached files against their cards (all that are cached, or the named ones)."""
+    from recbench.data.cards import card_names, load_card
+    from recbench.data.fetch import cached, verify
+
+    cards = [load_card(name) for name in names or card_names()]
+    findings: list[str] = []
+    for card in cards if names else [card for card in cards if cached(card)]:
+        found = verify(card)
+        typer.echo(f"{card.name}: {'; '.join(found) or f'{len(card.files)} files verified'}")
+        findings += found
+    if findings:
+        raise RecbenchError(f"{len(findings)} files differ from their cards; recbench data fetch NAME --force")
+
+
+@models_app.command("list")
+def models_list(
+    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None, as_json: AsJson = False
+) -> None:
+    """List the models."""
+    from recbench.models.registry import load_model, model_names
+
+    models = [load_model(name) for name in model_names()]
+    rows = [
+        {
+            "name": model.model_name(),
+            "tasks": ", ".join(model.tasks),
+            "what": (model.__doc__ or "").strip().splitlines()[0],
+            "reference": f"{r.metric} {r.value:g} on {r.benchmark}" if (r := model.reference) else None,
+        }
+        for model in models
+        if task is None or task in model.tasks
+    ]
+    _print_rows(rows, ["name", "tasks", "what"], as_json)
+
+
+@models_app.command("info")
+def models_info(name: str, as_json: AsJson = False) -> None:
+    """Show a model: its equations, its configuration with bounds and search space, its reference."""
+    import inspect
+    from dataclasses import asdict
+
+    from recbench.models.registry import load_model
+
+    model = load_model(name)
+    schema = model.Config.model_json_schema()
+    document = inspect.getdoc(inspect.getmodule(model)) or ""
+    if as_json:
+        reference = None if model.reference is None else asdict(model.reference)
+        information = {"name": model.model_name(), "tasks": model.tasks, "document": document}
+        _print_mapping(information | {"config": schema, "reference": reference}, as_json)
+        return
+    typer.echo(document + "\n")
+    rows = [
+        [key, str(field.get_default()), json.dumps(model.Config.search_space().get(key, "")).strip('"')]
+        for key, field in model.Config.model_fields.items()
+    ]
+    _print_table(f"configuration of {model.model_name()}", ["key", "default", "search space"], rows)
+    if model.reference is not None:
+        r = model.reference
+        typer.echo(f"reference: {r.metric} {r.value:g} ± {r.tolerance:g} on {r.benchmark} ({r.source})")
+
+
+@benchmarks_app.command("list")
+def benchmarks_list(as_json: AsJson = False) -> None:
+    """List the benchmarks."""
+    from recbench.tasks.base import benchmark_names, load_benchmark
+
+    rows = [
+        {"name": name, "primary metric": benchmark.primary_metric, "title": benchmark.title}
+        for name in benchmark_names()
+        for benchmark in [load_benchmark(name)]
+    ]
+    _print_rows(rows, ["name", "primary metric", "title"], as_json)
+
+
+@benchmarks_app.command("info")
+def benchmarks_info(name: str, as_json: AsJson = False) -> None:
+    """Show a benchmark: dataset, protocol, metrics."""
+    from recbench.tasks.base import load_benchmark
+
+    _print_mapping(load_benchmark(name).model_dump(mode="json"), as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show the environment: versions, devices, caches, and what is missing."""
+    from recbench.reporting.doctor import examine
+
+    _print_mapping(examine(), as_json)
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        _print_table(None, columns, [[str(row[column]) for column in columns] for row in rows])
+
+
+def _print_mapping(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+def _print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

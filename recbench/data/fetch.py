@@ -80,6 +80,11 @@ def verify(card: Card) -> list[str]:
     return findings
 
 
+def cached(card: Card) -> bool:
+    """Say whether any file of the dataset is in the cache."""
+    return any(path.is_file() for path in _paths(card).values())
+
+
 def _folder(card: Card) -> Path:
     return resources.home() / "datasets" / card.name / card.version
 

@@ -55,7 +55,9 @@ class Protocol(_Spec, ABC):
             files = fetch(card)
             return self.build(lambda table: read_table(card, table, files))
 
-        key = hashlib.sha256(f"{card.sha256} {self.model_dump_json()} {_code_sha256()}".encode()).hexdigest()[:16]
+        tables = card.model_dump_json(include={"tables"})
+        content = f"{card.sha256} {tables} {self.model_dump_json()} {_code_sha256()}"
+        key = hashlib.sha256(content.encode()).hexdigest()[:16]
         return prepared(home() / "prepared" / f"{card.name}-{self.name}-{key}", build)
 
 
@@ -320,4 +322,3 @@ def _code_sha256() -> str:
     for module in ("completion", "protocols", "readers", "splits", "store"):
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     return digest.hexdigest()
-

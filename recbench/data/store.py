@@ -57,7 +57,7 @@ class Prepared:
         found = _sha256(path)
         if found != digest:
             raise RecbenchError(f"the prepared file {path} is corrupt: sha256 {found}, expected {digest}; {advice}")
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def prepared(directory: Path, build: Callable[[], Built]) -> Prepared:

@@ -61,7 +61,9 @@ class ModelConfig(BaseModel):
     def search_space(cls) -> dict[str, dict[str, Any]]:
         """Return the search space by key: ``{"choices": [...]}`` or ``{"low": ..., "high": ..., "log": ...}``."""
         extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
-        return {name: extra["search"] for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra}  # type: ignore[misc]
+        return {
+            name: extra["search"] for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra
+        }  # type: ignore[misc]
 
 
 class TrainedConfig(ModelConfig):
@@ -96,9 +98,8 @@ class Model(nn.Module):
     business; its constructor draws initial weights from torch's global generator, which the run has seeded.
     """
 
-    class Config(ModelConfig):
-        """Hyper-parameters."""
-
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    """Its hyper-parameters, a class nested in the model's."""
     tasks: ClassVar[tuple[str, ...]]
     """Names of the tasks whose data it can train on."""
     version: ClassVar[str] = "1"
@@ -139,7 +140,7 @@ class Model(nn.Module):
 class CTRModel(Model):
     """Scores rows of categorical fields: ``forward`` gives logits, trained by binary cross-entropy."""
 
-    tasks = ("ctr",)
+    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
 
     def __init__(self, config: ModelConfig, fields: FieldSpace) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class CTRModel(Model):
 class Recommender(Model):
     """Scores all items for a block of users."""
 
-    tasks = ("topn", "kg")
+    tasks: ClassVar[tuple[str, ...]] = ("topn", "kg")
 
     def __init__(self, config: ModelConfig, data: TopNData) -> None:
         super().__init__()
@@ -186,7 +187,7 @@ class Recommender(Model):
 class ClosedFormRecommender(Recommender):
     """A recommender with a solution in closed form: ``fit`` in place of a loss. All seeds give the same model."""
 
-    deterministic = True
+    deterministic: ClassVar[bool] = True
 
     @abstractmethod
     def fit(self, data: TopNData) -> None:
@@ -200,7 +201,7 @@ class ClosedFormRecommender(Recommender):
 class RatingModel(Model):
     """Predicts the probability that a user likes an item."""
 
-    tasks = ("rating",)
+    tasks: ClassVar[tuple[str, ...]] = ("rating",)
 
     def __init__(self, config: ModelConfig, data: RatingData) -> None:
         super().__init__()
@@ -227,5 +228,3 @@ def parameter_count(model: nn.Module) -> int:
 
 def _flat(buffer: Tensor) -> bool:
     return math.prod(buffer.shape) <= 1
-
-

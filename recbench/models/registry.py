@@ -52,7 +52,7 @@ def load_model(spec: str) -> type[Model]:
             raise UsageError(f"model '{spec}': {error}; expected package.module:ClassName") from None
     plugins = {entry.name: entry for entry in entry_points(group=PLUGINS)}
     if spec in plugins:
-        return plugins[spec].load()  # type: ignore[no-any-return]
+        return plugins[spec].load()
     raise unknown("model", spec, [*known, *plugins], "recbench models list")
 
 
@@ -62,7 +62,8 @@ def _module_from_file(path: Path) -> ModuleType:
     # The module is known under a name of its own, so that pickling and dataclasses in it work.
     name = f"recbench_external_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None and module_spec.loader is not None
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
     try:

@@ -158,4 +158,3 @@ def _recorded(job: Job, error: str | None) -> Result:
     result.error = error or "the run ended without a result"
     write_result(directory, result)
     return result
-

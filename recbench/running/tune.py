@@ -119,9 +119,7 @@ def tune(
         seconds = _tell(study, trial, outcome, split)
         ended = len(_ended(study))
         value = outcome.value[0] if outcome.value else None
-        on_trial(
-            Finished(trial.number, trial.params, value, outcome.error, seconds, ended, trials, _best_value(study))
-        )
+        on_trial(Finished(trial.number, trial.params, value, outcome.error, seconds, ended, trials, _best_value(study)))
     return _write(study, plan, space, out, f"recbench tune {benchmark} {model} --trials {trials}", split)
 
 
@@ -129,7 +127,7 @@ def _open(name: str, storage: str, plan: Plan) -> optuna.Study:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    direction = "maximize" if higher_is_better(plan.benchmark.primary_metric) else "minimize"
+    maximise = higher_is_better(plan.benchmark.primary_metric)
     try:
         if "://" in storage:
             backend: Any = optuna.storages.RDBStorage(storage)
@@ -138,11 +136,17 @@ def _open(name: str, storage: str, plan: Plan) -> optuna.Study:
             backend = optuna.storages.JournalStorage(JournalFileBackend(storage))
         sampler = optuna.samplers.TPESampler(seed=plan.seed, n_startup_trials=5)
         return optuna.create_study(
-            study_name=name, storage=backend, sampler=sampler, direction=direction, load_if_exists=True
+            study_name=name,
+            storage=backend,
+            sampler=sampler,
+            direction="maximize" if maximise else "minimize",
+            load_if_exists=True,
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise RecbenchError(f"the study's storage {storage} cannot be opened: {type(error).__name__}: {reason}") from error
+        raise RecbenchError(
+            f"the study's storage {storage} cannot be opened: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _suggest(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def _suggest(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dic
 
 
 def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials that count against the budget: finished ones, and those that ended in a failure of their own."""
+    """Return the trials that count against the budget: finished ones, and those that failed of themselves."""
     from optuna.trial import TrialState
 
     failed = [t for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILURE in t.user_attrs]
@@ -175,7 +179,9 @@ def _requeue_killed(study: optuna.Study) -> None:
             study.enqueue_trial(trial.params)
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome[tuple[float, float, str]], split: set[str]) -> float:
+def _tell(
+    study: optuna.Study, trial: optuna.Trial, outcome: Outcome[tuple[float, float, str]], split: set[str]
+) -> float:
     from optuna.trial import TrialState
 
     if outcome.value is None:

@@ -50,9 +50,7 @@ class _Worker:
     stopped: str | None = None
 
 
-def run_all(
-    function: Callable[[Any], T], jobs: Iterable[Any], n_workers: int, limits: Limits
-) -> Iterator[Outcome[T]]:
+def run_all(function: Callable[[Any], T], jobs: Iterable[Any], n_workers: int, limits: Limits) -> Iterator[Outcome[T]]:
     """Yield the outcome of ``function(job)`` for every job as it ends, at most ``n_workers`` at a time.
 
     ``jobs`` is drawn from only when a worker is free, so it may depend on earlier outcomes. Function, jobs and values

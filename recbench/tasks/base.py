@@ -59,7 +59,7 @@ def load_benchmark(name: str) -> Benchmark:
     if name not in benchmark_names():
         raise unknown("benchmark", name, benchmark_names(), "recbench benchmarks list")
     path = shipped("configs", "benchmarks", f"{name}.yaml")
-    return read_config(path, lambda content: Benchmark(name=name, task=name.split("/")[0], **content))
+    return read_config(path, lambda content: Benchmark(name=name, task=name.partition("/")[0], **content))
 
 
 ConfigT = TypeVar("ConfigT")

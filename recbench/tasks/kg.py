@@ -45,7 +45,14 @@ class KGData(TopNData):
     """Training interactions and the graph; the first ``n_items`` entities are the items."""
 
     def __init__(
-        self, n_users: int, n_items: int, users: Tensor, items: Tensor, n_entities: int, n_relations: int, graph: Triples
+        self,
+        n_users: int,
+        n_items: int,
+        users: Tensor,
+        items: Tensor,
+        n_entities: int,
+        n_relations: int,
+        graph: Triples,
     ) -> None:
         super().__init__(n_users, n_items, users, items)
         self.n_entities = n_entities

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -106,9 +105,7 @@ class Ratings:
         data = self._data
         order = torch.randperm(len(data.users), generator=generator, device=data.device)
         for chosen in blocks(order, self._batch_size):
-            pairs = torch.randint(
-                data.n_pairs, (len(chosen) * self._space,), generator=generator, device=data.device
-            )
+            pairs = torch.randint(data.n_pairs, (len(chosen) * self._space,), generator=generator, device=data.device)
             yield RatingBatch(
                 data.users[chosen],
                 data.items[chosen],

@@ -28,7 +28,7 @@ def capture(device: torch.device | str, threads: int) -> dict[str, Any]:
     lock = shipped("scripts", "constraints.txt")  # in a checkout only; a wheel does not carry it
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cpu": _cpu_model(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "driver": _cuda_driver() if device.type == "cuda" else None,

@@ -159,8 +159,8 @@ class Tracker:
         except Exception as error:  # MLflow, SQLAlchemy, sqlite3, requests and the disk each raise their own
             self._client = None
             reason = textwrap.shorten(str(error) or type(error).__name__, _REASON_LENGTH)
-            store = re.sub(r"//[^/@]*@", "//", tracking_uri())  # without user and password
-            logger.warning("tracking in %s is off for the rest of this run: %s", store, reason)
+            warning = f"tracking in {tracking_uri()} is off for the rest of this run: {reason}"
+            logger.warning("%s", re.sub(r"//[^/@\s]*@", "//", warning))  # without user and password
 
 
 def start_parent(experiment: str, name: str) -> str | None:

@@ -36,6 +36,7 @@ from recbench.models.base import (
     TrainedConfig,
     tunable,
 )
+from recbench.models.layers.bi_interaction import BiInteraction
 from recbench.models.layers.pairwise import batch_penalty, bpr_loss
 from recbench.models.layers.sparse import SparseMatrix
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
@@ -43,8 +44,8 @@ from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.tasks.kg import KGData, Triples
 from recbench.tasks.topn import PairBatch, UserBatch
 
-# Rows worked on at once: what a layer computes of them stays in the processor's cache.
-ROWS_AT_ONCE = 1024
+# Edges whose attention is computed at once.
+EDGES_AT_ONCE = 4096
 
 
 class KGAT(Recommender):
@@ -119,7 +120,7 @@ class KGAT(Recommender):
         heads = self.transr.project(self.nodes[self.relation_heads % n_nodes], self.head_sizes)
         heads = (heads + self.transr.vectors[self.relation_heads // n_nodes]).tanh()
         tails = self.transr.project(self.nodes[self.relation_tails % n_nodes], self.tail_sizes)
-        edges = zip(self.head_slots.split(ROWS_AT_ONCE), self.tail_slots.split(ROWS_AT_ONCE), strict=True)
+        edges = zip(self.head_slots.split(EDGES_AT_ONCE), self.tail_slots.split(EDGES_AT_ONCE), strict=True)
         scores = torch.cat([(heads[head] * tails[tail]).sum(1) for head, tail in edges])
         weights: Tensor = softmax(scores, self.heads, num_nodes=n_nodes)
         return weights
@@ -194,29 +195,6 @@ class KGAT(Recommender):
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
         return self._users[batch.users] @ self._items.T
-
-
-class BiInteraction(nn.Module):
-    """A propagation layer: sum and product of a node with its neighbourhood, each through a linear map."""
-
-    def __init__(self, n_in: int, n_out: int, dropout: float) -> None:
-        super().__init__()
-        self.sum = nn.Linear(n_in, n_out)
-        self.product = nn.Linear(n_in, n_out)
-        self.dropout = dropout
-        for linear in (self.sum, self.product):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, nodes: Tensor, messages: Tensor) -> Tensor:
-        """Return new vectors (n, n_out) of ``nodes`` (n, n_in) and what their neighbours send, (n, n_in)."""
-        blocks = zip(nodes.split(ROWS_AT_ONCE), messages.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self._rows(node, message) for node, message in blocks])
-
-    def _rows(self, nodes: Tensor, messages: Tensor) -> Tensor:
-        total = functional.leaky_relu(self.sum(nodes + messages), 0.2)
-        total = total + functional.leaky_relu(self.product(nodes * messages), 0.2)
-        return functional.dropout(total, self.dropout, self.training)
 
 
 def collaborative_graph(data: KGData) -> Triples:

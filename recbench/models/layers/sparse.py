@@ -24,6 +24,7 @@ class SparseMatrix(nn.Module):
     transposed_offsets: Tensor
     transposed_columns: Tensor
     values: Tensor
+    transposed_values: Tensor
 
     def __init__(self, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> None:
         super().__init__()
@@ -41,11 +42,13 @@ class SparseMatrix(nn.Module):
         }
         for name, tensor in structure.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.register_buffer("values", torch.zeros(len(places), device=rows.device))
+        for name in ("values", "transposed_values"):
+            self.register_buffer(name, torch.zeros(len(places), device=rows.device))
 
     def set_values(self, values: Tensor) -> None:
         """Replace the values; ``values`` (E,) are in the order in which the entries were given."""
         self.values = torch.zeros_like(self.values, dtype=values.dtype).index_add_(0, self.slots, values)
+        self.transposed_values = self.values[self.order]
 
     def forward(self, dense: Tensor) -> Tensor:
         """Return the product with ``dense`` (N, D), shape (M, D)."""
@@ -63,15 +66,15 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, dense: Tensor, matrix: SparseMatrix) -> Tensor:
         ctx.matrix = matrix
         # Kept apart: the values may be replaced between forward and backward.
-        ctx.values = matrix.values
+        ctx.transposed_values = matrix.transposed_values
         return _weighted_sums(dense, matrix.columns, matrix.offsets, matrix.values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         matrix: SparseMatrix = ctx.matrix
-        values = ctx.values[matrix.order]
-        return _weighted_sums(gradient, matrix.transposed_columns, matrix.transposed_offsets, values), None
+        sums = _weighted_sums(gradient, matrix.transposed_columns, matrix.transposed_offsets, ctx.transposed_values)
+        return sums, None
 
 
 def _weighted_sums(dense: Tensor, columns: Tensor, offsets: Tensor, values: Tensor) -> Tensor:

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from recbench.tasks.batches import Ragged
+from recbench.tasks.ctr import CTRBatch, Field, FieldSpace
+
+
+@pytest.fixture
+def fields():
+    """Three single-valued fields and a multi-valued one, 40 ids."""
+    return FieldSpace(
+        [Field("user", False, 12, 0), Field("genres", True, 8, 12), Field("item", False, 15, 20), Field("zip", False, 5, 35)]
+    )
+
+
+@pytest.fixture
+def rows(fields):
+    """300 random rows with 0 to 3 genres each; some ids are the unseen one."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(field, n):
+        return field.offset + torch.randint(field.size, (n,), generator=generator)
+
+    lengths = torch.randint(4, (300,), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    genres = Ragged(ids(fields.multi[0], int(offsets[-1])), offsets)
+    labels = torch.randint(2, (300,), generator=generator).float()
+    return CTRBatch(torch.stack([ids(field, 300) for field in fields.single], 1), {"genres": genres}, labels)
+
+
+@pytest.fixture
+def frappe():
+    """Fields with the number of ids of Frappe_x1: 5,389 in 10 fields, one unseen id each."""
+    sizes = [958, 4083, 8, 8, 3, 4, 3, 10, 81, 231]
+    return FieldSpace(Field(str(n), False, size, sum(sizes[:n])) for n, size in enumerate(sizes))
+
+
+def spread_out(model):
+    """Give a model weights of size 1 in every table, so that no term of its logit is negligible."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name in ("embedding.weight", "linear.weight", "bias"):
+            torch.nn.init.normal_(parameter, generator=generator)
+    return model
+
+
+@pytest.fixture
+def make(fields):
+    """Make a model in evaluation mode with weights that differ from zero."""
+
+    def make(cls, **values):
+        torch.manual_seed(0)
+        return spread_out(cls(cls.Config(**values), fields)).eval()
+
+    return make
+
+
+@pytest.fixture
+def check_batch_size(rows):
+    """Predictions do not depend on what else is in the batch."""
+
+    def check(model):
+        for size in (1, 7, 300):
+            parts = torch.cat([model(part) for part in rows.split(size)])
+            torch.testing.assert_close(parts, model(rows), rtol=1e-4, atol=1e-4)
+
+    return check
