@@ -304,7 +304,10 @@ AnyProtocol = Annotated[Implicit | Labelled | RandomTest | SemiSynthetic, Field(
 
 def index(column: pl.Series) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """Return the distinct raw ids, numbers in numeric order and before other text, and each row's position in them."""
-    distinct = column.unique().to_frame("id").with_columns(number=column.unique().cast(float, strict=False))
+    import polars as pl
+
+    # One call of unique(): it returns the values in another order each time.
+    distinct = column.unique().to_frame("id").with_columns(number=pl.col("id").cast(pl.Float64, strict=False))
     ids = distinct.sort("number", "id", nulls_last=True)["id"].to_numpy().astype(str)
     return ids, _codes(ids, column)
 

@@ -63,7 +63,7 @@ class ModelConfig(BaseModel):
         extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
         return {
             name: extra["search"] for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra
-        }  # type: ignore[misc]
+        }
 
 
 class TrainedConfig(ModelConfig):

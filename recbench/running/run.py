@@ -290,7 +290,8 @@ def apply(settings: Settings, device: torch.device) -> None:
         torch.set_num_threads(settings.threads)
     if settings.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    # As use_deterministic_algorithms(warn_only=True), which would import the compiler: a second of every run.
+    torch.set_deterministic_debug_mode("warn" if settings.deterministic else "default")
     # Filling fresh memory costs time, and nothing here reads memory it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -37,9 +37,9 @@ class IALS(Recommender):
 
         embedding_dim: Positive = tunable(64, low=16, high=256, log=True)
         """D. Published: 2048 on ML-20M, 8192 on MSD."""
-        alpha0: PositiveFloat = tunable(0.1, low=0.01, high=1.0, log=True)
+        alpha0: PositiveFloat = tunable(0.5, low=0.01, high=1.0, log=True)
         """Weight of a pair that was not observed. Published: 0.1 on ML-20M, 0.02 on MSD."""
-        l2: PositiveFloat = tunable(0.003, low=1e-4, high=1.0, log=True)
+        l2: PositiveFloat = tunable(0.01, low=1e-4, high=1.0, log=True)
         """Lambda. Published: 0.003 on ML-20M, 0.002 on MSD."""
         nu: NonNegativeFloat = tunable(1.0, low=0.0, high=1.0)
         """Exponent of the frequency by which the penalty grows. Published: 1."""
@@ -78,7 +78,7 @@ class IALS(Recommender):
         """
         config, dim = self.config, other.shape[1]
         common = config.alpha0 * other.T @ other
-        ridge = config.l2 * (rows.lengths + config.alpha0 * len(other)) ** config.nu
+        ridge = config.l2 * (rows.lengths.to(other.dtype) + config.alpha0 * len(other)) ** config.nu
         identity = torch.eye(dim, dtype=other.dtype, device=other.device)
         # A last row of zeros is what padding refers to: it adds nothing to any sum.
         padded_other = torch.cat([other, other.new_zeros(1, dim)])

@@ -36,9 +36,9 @@ class ItemKNN(ClosedFormRecommender):
 
         neighbours: Positive = tunable(100, low=5, high=1000, log=True)
         """K. Published on ML-20M by Ferrari Dacrema et al.: 278."""
-        shrink: NonNegativeFloat = tunable(10.0, low=0.0, high=1000.0)
+        shrink: NonNegativeFloat = tunable(0.0, low=0.0, high=1000.0)
         """Added to the denominator of the cosine. Published on ML-20M: 409, with BM25."""
-        weighting: Literal["none", "tfidf"] = tunable("none", choices=("none", "tfidf"))
+        weighting: Literal["none", "tfidf"] = tunable("tfidf", choices=("none", "tfidf"))
         """Weight of a user's interactions."""
 
     reference = Reference("Ferrari Dacrema et al., TOIS 2021", "topn/ml-20m-strong", "ndcg@100", 0.3492, 0.005)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from recbench.models.base import NonNegative, Positive, Reference, Share, tunable
@@ -42,8 +41,9 @@ class AutoInt(EmbeddingModel):
         """The paper's d'; a layer gives num_heads * head_dim values a field."""
         hidden: tuple[Positive, ...] = ()
         """Widths of the perceptron of AutoInt+; none: AutoInt."""
-        dropout: Share = tunable(0.0, low=0.0, high=0.6)
-        """Of the attention weights and of the hidden units of the perceptron."""
+        dropout: Share = 0.0
+        """Of the hidden units of the perceptron."""
+        attention_dropout: Share = 0.0
         embedding_dropout: Share = 0.0
         activated: bool = False
         """Bias and ReLU on the projections, as in the authors' code."""
@@ -70,7 +70,7 @@ class AutoInt(EmbeddingModel):
                     config.embedding_dim if number == 0 else width,
                     config.head_dim,
                     config.num_heads,
-                    dropout=config.dropout,
+                    dropout=config.attention_dropout,
                     activated=config.activated,
                     scaled=config.scaled,
                     layer_norm=config.layer_norm,

@@ -78,7 +78,9 @@ class KGAT(Recommender):
         for part in self.nodes.data.split([data.n_users, data.n_entities]):
             nn.init.xavier_uniform_(part)
         self.transr = TransR(2 * (data.n_relations + 1), dim, dim)
-        self.layers = nn.ModuleList(BiInteraction(*widths, config.dropout) for widths in pairwise([dim, *config.hidden]))
+        self.layers = nn.ModuleList(
+            BiInteraction(*widths, config.dropout) for widths in pairwise([dim, *config.hidden])
+        )
         self.depth = len(self.layers)
         self._connect(collaborative_graph(data))
 

@@ -17,11 +17,12 @@ class FactorisationConfig(TrainedConfig):
     by their number would be |D| / |O| times as large, and its decay as many times weaker.
     """
 
-    embedding_dim: Positive = tunable(16, choices=(4, 8, 16, 32))
+    embedding_dim: Positive = tunable(8, choices=(4, 8, 16, 32))
     biases: bool = True
     """Add an offset, and one for each user and each item."""
     learning_rate: PositiveFloat = tunable(0.01, low=1e-3, high=0.05, log=True)
     weight_decay: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-2, log=True)
+    batch_size: Positive = tunable(1024, choices=(256, 1024, 4096))
 
 
 class Factorisation(nn.Module):

@@ -23,7 +23,7 @@ class InteractingLayer(nn.Module):
 
     The defaults are the paper's form. The flags make the other published forms: ``activated`` puts a bias and a ReLU
     on all four projections, ``scaled`` divides psi by sqrt(head_dim), ``layer_norm`` normalises before or after the
-    ReLU, ``identity_residual`` uses e_m in place of R e_m where the widths are equal.
+    ReLU, ``identity_residual`` uses e_m in place of R e_m where the widths are equal. ``dropout`` is of the weights a.
 
     Shapes: (B, F, inputs) -> (B, F, W).
     """
@@ -62,13 +62,15 @@ class InteractingLayer(nn.Module):
         if self.activated:
             projected = projected.relu()
         query, key, value, *residual = projected.split(self.width, dim=-1)
-        weights = F.dropout(self.attention(query, key), self.dropout, self.training)
-        attended = (weights @ self._heads(value)).transpose(1, 2).flatten(2)
-        return self.norm_after(self.norm_before(attended + (residual[0] if residual else embeddings)).relu())
-
-    def attention(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the weights a of every head, two times (B, F, W) -> (B, H, F, F)."""
-        return (self._heads(query) @ self._heads(key).transpose(-1, -2) * self.scale).softmax(-1)
+        attended = F.scaled_dot_product_attention(
+            self._heads(query),
+            self._heads(key),
+            self._heads(value),
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+        )
+        summed = attended.transpose(1, 2).flatten(2) + (residual[0] if residual else embeddings)
+        return self.norm_after(self.norm_before(summed).relu())
 
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, F, W) -> (B, H, F, head_dim)

@@ -1,0 +1,98 @@
+"""iALS: every half sweep is the exact minimum of the objective written out in numpy's terms."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbench.models.cf import ials
+from recbench.models.cf.ials import IALS
+from recbench.models.procedure import Sweep
+from recbench.tasks.topn import TopNData
+
+N_USERS, N_ITEMS = 40, 25
+
+
+@pytest.fixture
+def x() -> Tensor:
+    x = torch.rand(N_USERS, N_ITEMS, generator=torch.Generator().manual_seed(3)) < 0.25
+    x[4] = False  # a user without interactions
+    x[:, 7] = False
+    x[0] = True
+    return x
+
+
+@pytest.fixture
+def data(x: Tensor) -> TopNData:
+    users, items = x.nonzero().T.contiguous()
+    return TopNData(N_USERS, N_ITEMS, users, items)
+
+
+def make(data: TopNData, nu: float) -> IALS:
+    torch.manual_seed(1)
+    return IALS(IALS.Config(embedding_dim=6, alpha0=0.3, l2=0.05, nu=nu), data).double()
+
+
+def sweep(model: IALS, data: TopNData) -> None:
+    (stage,) = model.procedure(data)
+    (step,) = stage.steps
+    assert isinstance(step, Sweep)
+    step.run()
+
+
+def objective(x: Tensor, w: Tensor, h: Tensor, config: IALS.Config) -> Tensor:
+    x = x.double()
+    scores = w @ h.T
+    user_scale = (x.sum(1) + config.alpha0 * N_ITEMS) ** config.nu
+    item_scale = (x.sum(0) + config.alpha0 * N_USERS) ** config.nu
+    penalty = (user_scale * w.square().sum(1)).sum() + (item_scale * h.square().sum(1)).sum()
+    return (x * (scores - 1) ** 2).sum() + config.alpha0 * scores.square().sum() + config.l2 * penalty
+
+
+@pytest.mark.parametrize("nu", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("numbers_at_once", [2**22, 200])
+def test_users_solve_the_normal_equations(
+    data: TopNData, x: Tensor, nu: float, numbers_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ials, "NUMBERS_AT_ONCE", numbers_at_once)
+    model = make(data, nu)
+    sweep(model, data)
+    w = model.user_factors.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(x, w, model.item_factors, model.config), w)
+    assert float(gradient.abs().max()) < 1e-10
+    assert float(model.user_factors[4].abs().max()) < 1e-12
+
+
+def test_items_solve_the_normal_equations(data: TopNData, x: Tensor) -> None:
+    model = make(data, 1.0)
+    before = model.user_factors.clone()
+    sweep(model, data)
+    h = model.item_factors.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(x, before, h, model.config), h)
+    assert float(gradient.abs().max()) < 1e-10
+
+
+def test_the_objective_never_increases(data: TopNData, x: Tensor) -> None:
+    model = make(data, 1.0)
+    values = [objective(x, model.user_factors, model.item_factors, model.config)]
+    for _ in range(10):
+        sweep(model, data)
+        values.append(objective(x, model.user_factors, model.item_factors, model.config))
+    assert all(after <= before for before, after in zip(values[:-1], values[1:], strict=True))
+    assert values[-1] < 0.8 * values[0]
+
+
+def test_scores_are_inner_products_of_factors_that_a_checkpoint_holds(data: TopNData) -> None:
+    model = make(data, 1.0)
+    sweep(model, data)
+    scores = model.score(data.user_batch(torch.tensor([2, 0])))
+    torch.testing.assert_close(scores, (model.user_factors @ model.item_factors.T)[[2, 0]])
+    other = IALS(model.config, data).double()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.score(data.user_batch(torch.tensor([2, 0]))), scores)
+
+
+def test_initial_factors_have_a_standard_deviation_of_a_tenth_over_root_d() -> None:
+    torch.manual_seed(0)
+    data = TopNData(2000, 2000, torch.tensor([0]), torch.tensor([0]))
+    model = IALS(IALS.Config(embedding_dim=64), data)
+    assert float(model.user_factors.std()) == pytest.approx(0.1 / 8, rel=0.02)
