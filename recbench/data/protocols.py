@@ -10,11 +10,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recbench.data import splits
 from recbench.data.cards import Card
@@ -168,7 +168,8 @@ class Labelled(Protocol):
         for field in self.fields:
             column = rows[field.column or field.name]
             lists = column if field.multi else column.cast(pl.String).fill_null("").implode().explode()
-            lengths = column.list.len().fill_null(0).to_numpy() if field.multi else np.ones(len(rows), dtype=np.int64)
+            counts = column.list.len().fill_null(0) if field.multi else np.ones(len(rows))
+            lengths = np.asarray(counts, dtype=np.int64)
             values = lists.explode(keep_nulls=False, empty_as_null=False) if field.multi else lists
             if field.prefix is not None:
                 values = values.str.slice(0, field.prefix)
@@ -206,8 +207,10 @@ class RandomTest(Protocol):
     """Ratings the users chose to give for training; ratings of random items for validation and test.
 
     Arrays of a part: ``users``, ``items`` (n,), ``labels`` (n,) 0 or 1. Shared: ``user_ids``, ``item_ids``, and
-    ``propensities`` (U, I) where the dataset publishes them. A share of every user's random ratings is the validation
-    part: without labels that are missing at random nothing could be selected or calibrated without bias.
+    ``propensities`` (U, I), those published with the dataset times the share of pairs that are not held out. A share of
+    every user's random ratings is the validation part: without labels that are missing at random nothing could be
+    selected or calibrated without bias. Pairs with a random rating are left out of training; the literature leaves them
+    in (Coat: 366 of 6,960, with the very labels that validation and test ask for).
     """
 
     kind: Literal["random-test"] = "random-test"
@@ -227,11 +230,14 @@ class RandomTest(Protocol):
         held_out = splits.random_by_user(users[n:], self.valid, 0.0, self.seed)
         parts[n:] = np.where(held_out == splits.VALID, splits.VALID, splits.TEST)
         arrays: dict[str, Arrays] = {"shared": {"user_ids": user_ids, "item_ids": item_ids}}
-        arrays |= _rated_parts(parts, users, items, labels)
+        # Some random ratings are of items the user also chose, with the same label: training must not hold those.
+        pairs = users.astype(np.int64) * len(item_ids) + items
+        kept = (parts != splits.TRAIN) | ~np.isin(pairs, pairs[n:])
+        arrays |= _rated_parts(parts[kept], users[kept], items[kept], labels[kept])
         cells = table("propensities")
         matrix = np.zeros((len(user_ids), len(item_ids)), dtype=np.float32)
         matrix[_codes(user_ids, cells["user"]), _codes(item_ids, cells["item"])] = cells["propensity"]
-        arrays["shared"]["propensities"] = matrix
+        arrays["shared"]["propensities"] = matrix * np.float32(1 - len(random) / matrix.size)
         return Built(arrays, {"n_users": len(user_ids), "n_items": len(item_ids)})
 
 
@@ -256,6 +262,16 @@ class SemiSynthetic(Protocol):
     exposure: tuple[float, ...] = (0.0625, 0.0625, 0.125, 0.25, 0.5)
     valid: Share = 0.01
     test: Share = 0.04
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Self:
+        sizes = len(self.relevance), len(self.shares), len(self.exposure)
+        if len(set(sizes)) > 1 or abs(sum(self.shares) - 1) > 1e-9:
+            raise ValueError(
+                "relevance, shares and exposure need one value for each class, and the shares the sum 1; found "
+                f"{sizes[0]}, {sizes[1]} and {sizes[2]} values and the sum {sum(self.shares):g}"
+            )
+        return self
 
     def build(self, table: Tables) -> Built:
         """Complete the matrix, draw labels, hold out random pairs, draw the exposure."""

@@ -299,10 +299,14 @@ def apply(settings: Settings, device: torch.device) -> None:
 @contextlib.contextmanager
 def _directory(directory: Path) -> Iterator[None]:
     """Make the directory, and hold it against a second process doing the same run."""
+    lock = directory / ".lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock", timeout=0):
-            yield
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
     except Timeout:
         raise RecbenchError(f"another process is at work in {directory}; wait for it or give another --out") from None
     except OSError as error:
@@ -310,8 +314,6 @@ def _directory(directory: Path) -> Iterator[None]:
             f"cannot write in {error.filename or directory}: {error.strerror or error}; "
             "give an --out that can be written to and has room"
         ) from error
-    finally:
-        (directory / ".lock").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -150,8 +150,11 @@ def _recorded(job: Job, error: str | None) -> Result:
     """Return the result in the job's directory; a process that could not write one leaves its failure here."""
     plan = make_plan(job.benchmark, job.model, job.values, job.seed)
     directory = plan.directory(job.out)
-    if (directory / RECORD).is_file() and (error is None or read_result(directory).status == "failed"):
-        return read_result(directory)
+    if (directory / RECORD).is_file():
+        result = read_result(directory)
+        # What else is there is the failure of an earlier attempt.
+        if result.status == "finished" or result.error == error:
+            return result
     from recbench.running.run import blank_result
 
     result = blank_result(plan)

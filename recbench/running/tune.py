@@ -134,14 +134,15 @@ def _open(name: str, storage: str, plan: Plan) -> optuna.Study:
         else:
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
             backend = optuna.storages.JournalStorage(JournalFileBackend(storage))
-        sampler = optuna.samplers.TPESampler(seed=plan.seed, n_startup_trials=5)
-        return optuna.create_study(
+        study = optuna.create_study(
             study_name=name,
             storage=backend,
-            sampler=sampler,
             direction="maximize" if maximise else "minimize",
             load_if_exists=True,
         )
+        # A session that goes on must not draw again what the ones before it drew.
+        study.sampler = optuna.samplers.TPESampler(seed=plan.seed + len(study.trials), n_startup_trials=5)
+        return study
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise RecbenchError(

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def _start(context: Any, function: Callable[[Any], Any], job: Any, limits: Limit
 def _work(function: Callable[[Any], Any], job: Any, sender: Connection) -> None:
     """Run one job in its own process and send back its value or the sentence of its failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     logging.getLogger("recbench").propagate = False
     try:
         sender.send((function(job), None))
@@ -104,6 +106,13 @@ def _work(function: Callable[[Any], Any], job: Any, sender: Connection) -> None:
         sender.send((None, "out of memory"))
     except Exception as error:
         sender.send((None, f"{type(error).__name__}: {error}"))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)  # the parent was killed, and nobody is left to take a result
 
 
 def _poll(worker: _Worker, limits: Limits) -> Outcome[Any] | None:

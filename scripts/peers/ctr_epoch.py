@@ -9,10 +9,11 @@ batches of 2048, dropout 0.2 in the perceptron. One thread, fused Adam on both s
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from recbench.data.cards import load_card
 from recbench.models.base import CTRModel
@@ -38,9 +39,8 @@ class Bare(nn.Module):
         self.table = nn.Embedding(n_ids, DIM)
         self.first = nn.Embedding(n_ids, 1)
         widths = [n_fields * DIM, *HIDDEN[kind]]
-        hidden = [
-            layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.2))
-        ]
+        units = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.2)) for a, b in pairwise(widths)]
+        hidden = [layer for unit in units for layer in unit]
         self.mlp = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
         inputs = [DIM] + [WIDTH] * (LAYERS - 1)
         self.layers = nn.ModuleList(nn.Linear(width, 4 * WIDTH, bias=False) for width in inputs)
@@ -55,7 +55,9 @@ class Bare(nn.Module):
         for layer in self.layers:
             q, k, v, r = layer(e).chunk(4, 2)
             heads = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (q, k, v)]
-            e = F.relu(F.scaled_dot_product_attention(*heads, scale=1.0).transpose(1, 2).flatten(2) + r)
+            e = functional.relu(
+                functional.scaled_dot_product_attention(*heads, scale=1.0).transpose(1, 2).flatten(2) + r
+            )
         return y + self.output(e.flatten(1)).squeeze(1)
 
 
@@ -71,7 +73,9 @@ def bare_epoch(kind: str, rows: CTRBatch, task: CTRTask) -> Callable[[], None]:
 
     def epoch() -> None:
         for block in torch.randperm(len(rows)).split(BATCH):
-            loss = F.binary_cross_entropy_with_logits(model(rows.ids[block], shares[block]), rows.labels[block])
+            loss = functional.binary_cross_entropy_with_logits(
+                model(rows.ids[block], shares[block]), rows.labels[block]
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

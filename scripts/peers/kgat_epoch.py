@@ -20,21 +20,31 @@ from recbench.tasks.kg import KGTask
 REPEATS = 3
 
 
-def run_phase(phase: Phase, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
-    """Take the steps of one epoch; return their number."""
-    steps = 0
-    for batch in phase.batches.epoch(generator):
-        optimizer.zero_grad(set_to_none=True)
-        phase.loss(batch).backward()
-        optimizer.step()
-        steps += 1
-    return steps
-
-
 def cpu_seconds(work: Callable[[], object]) -> float:
-    began = time.process_time()
+    """Return the median after one call that warms up."""
     work()
-    return time.process_time() - began
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        work()
+        seconds.append(time.process_time() - began)
+    return statistics.median(seconds)
+
+
+def measure(step: Phase | Sweep) -> tuple[float, int]:
+    """Return the CPU seconds of a step of the schedule, and its number of batches."""
+    if isinstance(step, Sweep):
+        return cpu_seconds(step.run), 1
+    optimizer = torch.optim.Adam(step.parameters, lr=step.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(1)
+
+    def epoch() -> None:
+        for batch in step.batches.epoch(generator):
+            optimizer.zero_grad(set_to_none=True)
+            step.loss(batch).backward()
+            optimizer.step()
+
+    return cpu_seconds(epoch), sum(1 for _ in step.batches.epoch(generator))
 
 
 def main() -> None:
@@ -44,22 +54,11 @@ def main() -> None:
     task = KGTask(benchmark, benchmark.protocol.prepare(load_card(benchmark.dataset)), torch.device("cpu"))
     model = KGAT(KGAT.Config(batch_size=2048, pretrain=False), task.data)
     (stage,) = model.procedure(task.data)
-    generator = torch.Generator().manual_seed(1)
     total = 0.0
     for step in stage.steps:
-        if isinstance(step, Sweep):
-            step.run()  # the first call imports torch-geometric
-            seconds = statistics.median(cpu_seconds(step.run) for _ in range(REPEATS))
-            note = ""
-        else:
-            optimizer = torch.optim.Adam(step.parameters, lr=step.learning_rate, fused=True)
-            batches = run_phase(step, optimizer, generator)
-            seconds = statistics.median(
-                cpu_seconds(lambda: run_phase(step, optimizer, generator)) for _ in range(REPEATS)
-            )
-            note = f"  {batches} batches x {seconds / batches:.4f} s"
+        seconds, batches = measure(step)
         total += seconds
-        print(f"{step.name:10} {seconds:6.2f} s{note}")
+        print(f"{step.name:10} {seconds:6.2f} s   {batches:3} x {seconds / batches:.4f} s")
     print(f"{'epoch':10} {total:6.2f} s")
 
 

@@ -15,7 +15,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegativeFloat, Positive, Recommender, Reference, TrainedConfig, tunable
+from recbench.models.base import (
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Recommender,
+    Reference,
+    TrainedConfig,
+    tunable,
+)
 from recbench.models.layers.pairwise import batch_penalty, bpr_loss
 from recbench.tasks.topn import PairBatch, Pairs, TopNData, UserBatch
 
@@ -30,7 +38,8 @@ class BPRMF(Recommender):
 
         embedding_dim: Positive = tunable(64, low=16, high=256, log=True)
         """D."""
-        l2: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-1, log=True)
+        learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
+        l2: NonNegativeFloat = tunable(1e-3, low=1e-6, high=1e-1, log=True)
         """Penalty on the squared norms of the embeddings of a pair."""
         num_negatives: Positive = 1
         """N, unseen items drawn for every interaction, anew in every epoch."""
@@ -54,7 +63,7 @@ class BPRMF(Recommender):
         positives = self.item(batch.positives)  # (B, D)
         negatives = self.item(batch.negatives)  # (B, N, D)
         unseen_scores = (users[:, None] * negatives).sum(2)
-        penalty = self.config.l2 * batch_penalty(users, positives, negatives)
+        penalty: Tensor = self.config.l2 * batch_penalty(users, positives, negatives)
         return bpr_loss((users * positives).sum(1), unseen_scores) + penalty
 
     def score(self, batch: UserBatch) -> Tensor:

@@ -27,9 +27,9 @@ class MultDAE(Recommender):
 
         hidden: tuple[Positive, ...] = (200,)
         """Widths between the input and the output. Published: (200,)."""
-        dropout: Share = tunable(0.5, low=0.0, high=0.8)
+        dropout: Share = tunable(0.7, low=0.0, high=0.9)
         """Of the input. Published: 0.5."""
-        l2: NonNegativeFloat = tunable(2e-5, low=1e-6, high=1e-2, log=True)
+        l2: NonNegativeFloat = tunable(3e-3, low=1e-6, high=1e-2, log=True)
         """Lambda, times the squared norm of the weights. Published: 0.01 / 500."""
         batch_size: Positive = 100
         """Users in a batch. Published: 500 of 116 677."""
@@ -47,7 +47,8 @@ class MultDAE(Recommender):
 
     def loss(self, batch: UserBatch) -> Tensor:
         """Mean negative log-likelihood of the batch's users, and the penalty."""
-        return multinomial_loss(self.layers(batch), batch) + self.config.l2 * squared_norm(self)
+        penalty: Tensor = self.config.l2 * squared_norm(self)
+        return multinomial_loss(self.layers(batch), batch) + penalty
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return the logits, shape (B, I)."""

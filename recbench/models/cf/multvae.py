@@ -45,7 +45,7 @@ class MultVAE(Recommender):
         """Widths of the encoder from the input to the code; the decoder mirrors them. Published: (600,)."""
         dropout: Share = tunable(0.5, low=0.0, high=0.8)
         """Of the input. Published: 0.5."""
-        anneal_cap: NonNegativeFloat = tunable(0.2, low=0.0, high=1.0)
+        anneal_cap: NonNegativeFloat = tunable(0.5, low=0.0, high=1.0)
         """Largest weight of the KL divergence. Published: 0.2."""
         anneal_updates: NonNegative = 1000
         """Updates in which the weight would reach 1; 0: it is ``anneal_cap`` throughout. Published: 200 000."""
@@ -53,6 +53,7 @@ class MultVAE(Recommender):
         """Lambda, times the squared norm of the weights. Published: 0."""
         batch_size: Positive = 100
         """Users in a batch. Published: 500 of 116 677."""
+        patience: Positive = 8
 
     reference = Reference("the authors' notebook", "topn/ml-20m-strong", "ndcg@100", 0.42592, 0.004)
     updates: Tensor
@@ -81,17 +82,18 @@ class MultVAE(Recommender):
     def loss(self, batch: UserBatch) -> Tensor:
         """Mean negative evidence lower bound of the batch's users, and the penalty; counts as an update."""
         logits, mean, log_variance = self(batch)
-        divergence = kl_divergence(mean, log_variance)
-        loss = multinomial_loss(logits, batch) + self.beta() * divergence + self.config.l2 * squared_norm(self)
+        divergence = self.beta() * kl_divergence(mean, log_variance)
+        penalty: Tensor = self.config.l2 * squared_norm(self)
         self.updates += 1
-        return loss
+        return multinomial_loss(logits, batch) + divergence + penalty
 
     def beta(self) -> Tensor:
         """Return the weight of the KL divergence in the next update, a scalar."""
-        cap = self.config.anneal_cap
+        cap: float = self.config.anneal_cap
         if self.config.anneal_updates == 0:
             return torch.full_like(self.updates, cap, dtype=torch.float32)
-        return (self.updates / self.config.anneal_updates).clamp(max=cap)
+        beta: Tensor = self.updates / self.config.anneal_updates
+        return beta.clamp(max=cap)
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return the logits at the mean of the code, shape (B, I)."""

@@ -16,7 +16,7 @@ from recbench.models.base import ModelConfig, Recommender
 from recbench.models.procedure import Stage
 from recbench.tasks.topn import TopNData, UserBatch
 
-BITS = 24  # every integer below 2**24 is a float32
+VALUES = 2**24  # every integer below is exact in float32
 
 
 class Random(Recommender):
@@ -36,7 +36,8 @@ class Random(Recommender):
         """Return scores in [0, 1), shape (B, I); those of a pair depend on nothing but the pair and the seed."""
         items = torch.arange(self.n_items, device=self.seed.device)
         pairs = batch.users[:, None] * self.n_items + items
-        return (_mix(_mix(self.seed) + pairs) & (2**BITS - 1)).float() / 2**BITS
+        values: Tensor = _mix(_mix(self.seed) + pairs) % VALUES
+        return values.float() / VALUES
 
 
 def _mix(number: Tensor) -> Tensor:

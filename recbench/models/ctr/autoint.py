@@ -2,7 +2,7 @@
 
 Source      Song, Shi, Xiao, Duan, Xu, Zhang, Tang: AutoInt. CIKM 2019, arXiv:1810.11921, equations 5-9.
 Layers      e_m <- ReLU(concat over heads of sum_k a_mk V e_k + R e_m), a_m = softmax over k of <Q e_m, K e_k>
-Logit       w^T [e_1; ...; e_F] + b after the last layer, + MLP of the first embeddings if ``hidden`` is given (AutoInt+)
+Logit       w^T [e_1; ...; e_F] + b after the last layer; with ``hidden`` (AutoInt+) plus an MLP of the embeddings
 Loss        binary cross-entropy + embedding_l2 / 2 * ||E||^2
 
 Three published forms differ in four switches; the defaults are the paper's.
@@ -21,8 +21,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegative, Positive, Reference, Share, tunable
-from recbench.models.layers.embedding import EmbeddingConfig, EmbeddingModel, FieldEmbedding
+from recbench.models.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Reference, Share, tunable
+from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.interaction import InteractingLayer
 from recbench.models.layers.mlp import MLP, linear
 from recbench.tasks.ctr import CTRBatch, FieldSpace
@@ -31,13 +31,16 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class AutoInt(EmbeddingModel):
     """Self-attention over field embeddings."""
 
-    class Config(EmbeddingConfig):
+    class Config(EmbeddingModel.Config):
         """Hyper-parameters."""
 
+        learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
+        patience: Positive = 3
+        embedding_l2: NonNegativeFloat = tunable(3e-3, low=1e-7, high=1e-1, log=True)
         embedding_dim: Positive = tunable(16, choices=(8, 10, 16, 32))
-        num_layers: NonNegative = tunable(3, choices=(1, 2, 3))
+        num_layers: NonNegative = tunable(1, choices=(1, 2, 3))
         num_heads: Positive = 2
-        head_dim: Positive = tunable(32, choices=(8, 16, 32))
+        head_dim: Positive = tunable(16, choices=(8, 16, 32))
         """The paper's d'; a layer gives num_heads * head_dim values a field."""
         hidden: tuple[Positive, ...] = ()
         """Widths of the perceptron of AutoInt+; none: AutoInt."""
@@ -86,7 +89,7 @@ class AutoInt(EmbeddingModel):
     def forward(self, batch: CTRBatch) -> Tensor:
         """Return logits, shape (B,)."""
         embeddings = self.dropout(self.embedding(batch))  # (B, F, D)
-        logits = self.output(self.layers(embeddings).flatten(1))
+        logits: Tensor = self.output(self.layers(embeddings).flatten(1))
         if self.mlp is not None:
             logits = logits + self.mlp(embeddings.flatten(1))
         if self.linear is not None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recbench.models.base import Positive, Reference, Share, tunable
-from recbench.models.layers.embedding import EmbeddingConfig, EmbeddingModel, FieldEmbedding
+from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
+from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.interaction import pair_pooling
 from recbench.models.layers.mlp import MLP
 from recbench.tasks.ctr import CTRBatch, FieldSpace
@@ -20,11 +20,13 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class DeepFM(EmbeddingModel):
     """Factorisation machine plus multi-layer perceptron over shared embeddings."""
 
-    class Config(EmbeddingConfig):
+    class Config(EmbeddingModel.Config):
         """Hyper-parameters."""
 
+        patience: Positive = 3
+        embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
         embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
-        hidden: tuple[Positive, ...] = (128, 128, 128)
+        hidden: tuple[Positive, ...] = (64, 64)
         dropout: Share = tunable(0.2, low=0.0, high=0.6)
         """Of the hidden units of the MLP."""
         batch_norm: bool = False
@@ -40,7 +42,7 @@ class DeepFM(EmbeddingModel):
 
     def forward(self, batch: CTRBatch) -> Tensor:
         """Return logits, shape (B,)."""
-        embeddings = self.embedding(batch)  # (B, F, D)
-        first_order = self.linear(batch).sum((1, 2))
+        embeddings: Tensor = self.embedding(batch)  # (B, F, D)
+        first_order: Tensor = self.linear(batch).sum((1, 2))
         second_order = pair_pooling(embeddings).sum(1)
         return first_order + second_order + self.mlp(embeddings.flatten(1)).squeeze(1)

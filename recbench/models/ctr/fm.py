@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbench.models.base import Positive, Reference, tunable
-from recbench.models.layers.embedding import EmbeddingConfig, EmbeddingModel, FieldEmbedding
+from recbench.models.base import NonNegativeFloat, Positive, PositiveFloat, Reference, tunable
+from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.interaction import pair_pooling
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
@@ -20,9 +20,11 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class FM(EmbeddingModel):
     """Factorisation machine: first-order weights and inner products of all pairs of fields."""
 
-    class Config(EmbeddingConfig):
+    class Config(EmbeddingModel.Config):
         """Hyper-parameters."""
 
+        learning_rate: PositiveFloat = tunable(5e-3, low=1e-4, high=1e-2, log=True)
+        embedding_l2: NonNegativeFloat = tunable(1e-4, low=1e-7, high=1e-1, log=True)
         embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
 
     reference = Reference("BARS, FM_frappe_x1", "ctr/frappe-x1", "auc", 0.9671, 0.002)
@@ -35,5 +37,5 @@ class FM(EmbeddingModel):
 
     def forward(self, batch: CTRBatch) -> Tensor:
         """Return logits, shape (B,)."""
-        first_order = self.linear(batch).sum((1, 2)) + self.bias
+        first_order: Tensor = self.linear(batch).sum((1, 2)) + self.bias
         return first_order + pair_pooling(self.embedding(batch)).sum(1)

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from recbench.models.base import PositiveFloat, Reference, tunable
-from recbench.models.layers.embedding import EmbeddingConfig, EmbeddingModel, FieldEmbedding
+from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
 
 class LR(EmbeddingModel):
     """Logistic regression: one weight per value of a field."""
 
-    class Config(EmbeddingConfig):
+    class Config(EmbeddingModel.Config):
         """Hyper-parameters."""
+
+        learning_rate: PositiveFloat = tunable(1e-2, low=1e-4, high=1e-1, log=True)
 
     reference = Reference("BARS, LR_frappe_x1", "ctr/frappe-x1", "auc", 0.9356, 0.002)
 
@@ -31,4 +33,5 @@ class LR(EmbeddingModel):
 
     def forward(self, batch: CTRBatch) -> Tensor:
         """Return logits, shape (B,)."""
-        return self.linear(batch).sum((1, 2)) + self.bias
+        weights: Tensor = self.linear(batch)  # (B, F, 1)
+        return weights.sum((1, 2)) + self.bias

@@ -41,7 +41,7 @@ class DRJL(RatingModel):
         """Pairs of the whole space drawn for each observed pair; more of them mean less noise, not another target."""
 
     reference = Reference(
-        "re-run of haoxuanli-pku/ICLR24-Kernel-Balancing, decay chosen on test", "rating/coat", "auc", 0.746, 0.02
+        "re-run of haoxuanli-pku/ICLR24-Kernel-Balancing, decay chosen on test", "rating/coat-all", "auc", 0.746, 0.02
     )
 
     def __init__(self, config: Config, data: RatingData) -> None:

@@ -31,7 +31,7 @@ class IPSMF(NaiveMF):
         """Divide by the sum of the weights (SNIPS) instead of by the number of pairs (IPS)."""
 
     reference = Reference(
-        "re-run of haoxuanli-pku/ICLR24-Kernel-Balancing, decay chosen on test", "rating/coat", "auc", 0.741, 0.02
+        "re-run of haoxuanli-pku/ICLR24-Kernel-Balancing, decay chosen on test", "rating/coat-all", "auc", 0.741, 0.02
     )
 
     def __init__(self, config: Config, data: RatingData) -> None:

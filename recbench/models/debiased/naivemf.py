@@ -27,7 +27,7 @@ class NaiveMF(RatingModel):
         """Hyper-parameters."""
 
     reference = Reference(
-        "re-run of haoxuanli-pku/ICLR24-Kernel-Balancing, decay chosen on test", "rating/coat", "auc", 0.737, 0.02
+        "re-run of haoxuanli-pku/ICLR24-Kernel-Balancing, decay chosen on test", "rating/coat-all", "auc", 0.737, 0.02
     )
 
     def __init__(self, config: FactorisationConfig, data: RatingData) -> None:

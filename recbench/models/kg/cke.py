@@ -21,7 +21,7 @@ from itertools import chain, count
 import torch
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegativeFloat, Positive, Recommender, TrainedConfig, tunable
+from recbench.models.base import NonNegativeFloat, Positive, PositiveFloat, Recommender, TrainedConfig, tunable
 from recbench.models.layers.pairwise import batch_penalty, bpr_loss
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
 from recbench.tasks.batches import BatchSource
@@ -67,6 +67,7 @@ class CKE(Recommender):
     class Config(TrainedConfig):
         """Hyper-parameters."""
 
+        learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
         embedding_dim: Positive = tunable(64, low=16, high=256, log=True)
         """D, of users, items, entities and relations."""
         l2: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-1, log=True)
@@ -102,7 +103,8 @@ class CKE(Recommender):
         ranking = bpr_loss((user * seen).sum(1), (user * unseen).sum(1))
         plausibility, graph_penalty = self.transr.loss(self.entity.weight, batch.facts, unit=True)
         penalty = self.config.l2 * batch_penalty(user, seen, unseen) + self.config.graph_l2 * graph_penalty
-        return ranking + plausibility + penalty
+        total: Tensor = ranking + plausibility + penalty
+        return total
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""

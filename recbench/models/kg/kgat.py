@@ -8,8 +8,9 @@ Attention   pi(h, r, t) = (e_t W_r) . tanh(e_h W_r + r); A = softmax of pi over 
 Layer       N = A E;  E' = dropout(LeakyReLU((E + N) W1 + b1) + LeakyReLU((E * N) W2 + b2))
 Score       inner product of [E0 | unit(E1) | ... | unit(EL)] of user and item
 Losses      CF: BPR on the scores + l2 of the batch's outputs;  KG: TransR against a corrupted tail + l2
-Training    every epoch all CF batches, then all KG batches, then A anew; A is constant in the CF steps, and in the first
-            epoch the adjacency of each relation with rows that sum to 1. User and item vectors start from BPR-MF.
+Training    every epoch all CF batches, then all KG batches, then A anew; A is constant in the CF steps and, in the
+            first epoch, the sum of the adjacencies of all relations, each with rows that sum to 1. User and item
+            vectors start from BPR-MF.
 
 Departures  every fact is taken once an epoch (code: heads drawn uniformly, then one of their facts); each W_r is drawn
             with the Xavier bound of one matrix (code: of all matrices together); biases start at zero.
@@ -52,24 +53,30 @@ class KGAT(Recommender):
     """Knowledge graph attention network: propagation over interactions and facts, weighted by learnt attention."""
 
     tasks = ("kg",)
+    heads: Tensor
+    scored: Tensor
+    relation_heads: Tensor
+    head_slots: Tensor
+    relation_tails: Tensor
+    tail_slots: Tensor
     reference = Reference("KGAT repository, training log", "kg/amazon-book-kgat", "recall@20", 0.15026, 0.008)
 
     class Config(TrainedConfig):
         """Hyper-parameters."""
 
-        learning_rate: PositiveFloat = tunable(1e-3, low=1e-4, high=1e-2, log=True)
-        batch_size: Positive = 4096
-        """Interactions of a CF batch; KG batches are sized so that there are as many."""
+        learning_rate: PositiveFloat = tunable(3e-4, low=1e-4, high=1e-2, log=True)
         embedding_dim: Positive = 64
         """Of nodes and of relations."""
         hidden: tuple[Positive, ...] = (64, 32, 16)
         """Output width of each propagation layer."""
         dropout: Share = tunable(0.1, low=0.0, high=0.5)
-        """Share of the messages dropped after each layer."""
-        l2: NonNegativeFloat = tunable(1e-5, low=1e-6, high=1e-2, log=True)
-        """Penalty on the vectors a batch uses, in both losses."""
+        """Share of a layer's output that is dropped."""
+        l2: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-1, log=True)
+        """Penalty on the squared norms of the vectors a batch uses, in all losses."""
         pretrain: bool = True
         """Whether user and item vectors are first trained as BPR-MF."""
+        pretrain_learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
+        """Of that training."""
 
     def __init__(self, config: Config, data: KGData) -> None:
         super().__init__(config, data)
@@ -134,14 +141,17 @@ class KGAT(Recommender):
 
     def outputs(self) -> Tensor:
         """Return the final vectors of users and items, shape (S, sum of widths)."""
-        vectors: Tensor = self.nodes
         n_scored = self.n_users + self.n_items
-        blocks = [vectors[:n_scored]]
-        for number in range(self.depth):
-            last = number == len(self.layers) - 1
-            messages = (self.last_adjacency if last else self.adjacency)(vectors)
-            vectors = self.layers[number](vectors[: len(messages)], messages)
-            blocks.append(functional.normalize(vectors[:n_scored]))
+        vectors: Tensor = self.nodes
+        scored = vectors[:n_scored]
+        blocks = [scored]
+        for layer in self.layers[: self.depth]:
+            if layer is self.layers[-1]:
+                vectors = layer(scored, self.last_adjacency(vectors))
+            else:
+                vectors = layer(vectors, self.adjacency(vectors))
+            scored = vectors[:n_scored]
+            blocks.append(functional.normalize(scored))
         return torch.cat(blocks, dim=1)
 
     def procedure(self, data: KGData) -> Iterator[Stage]:
@@ -150,28 +160,18 @@ class KGAT(Recommender):
         pairs = data.pairs(config.batch_size)
         if config.pretrain:
             self.depth = 0
-            phase = Phase("pairs", pairs, self.loss, [self.nodes], config.learning_rate, config.weight_decay)
+            phase = Phase("pairs", pairs, self.loss, [self.nodes], config.pretrain_learning_rate, config.weight_decay)
             yield Stage("pretrain", [phase], config.epochs, config.patience)
             self.depth = len(self.layers)
         graph = collaborative_graph(data)
         facts = data.triples(graph, len(self.nodes), facts_per_batch(len(graph), pairs.n_samples, config.batch_size))
-        steps = [
-            Phase(
-                "pairs",
-                pairs,
-                self.loss,
-                [self.nodes, *self.layers.parameters()],
-                config.learning_rate,
-                config.weight_decay,
-            ),
-            Phase(
-                "facts",
-                ByRelation(facts, len(self.transr.vectors)),
-                self.graph_loss,
-                [self.nodes, *self.transr.parameters()],
-                config.learning_rate,
-                config.weight_decay,
-            ),
+        of_pairs = [self.nodes, *self.layers.parameters()]
+        of_facts = [self.nodes, *self.transr.parameters()]
+        by_relation = ByRelation(facts, len(self.transr.vectors))
+        rates = config.learning_rate, config.weight_decay
+        steps: list[Phase | Sweep] = [
+            Phase("pairs", pairs, self.loss, of_pairs, *rates),
+            Phase("facts", by_relation, self.graph_loss, of_facts, *rates),
             Sweep("attention", self.refresh),
         ]
         yield Stage("train", steps, config.epochs, config.patience)
@@ -179,16 +179,16 @@ class KGAT(Recommender):
     def loss(self, batch: PairBatch) -> Tensor:
         """BPR and the penalty on the batch's outputs."""
         users, items = self.outputs().split([self.n_users, self.n_items])
-        user = users[batch.users]
-        seen = items[batch.positives]
-        unseen = items[batch.negatives.squeeze(1)]
+        user, seen, unseen = users[batch.users], items[batch.positives], items[batch.negatives.squeeze(1)]
         loss = bpr_loss((user * seen).sum(1), (user * unseen).sum(1))
-        return loss + self.config.l2 * batch_penalty(user, seen, unseen)
+        penalised: Tensor = loss + self.config.l2 * batch_penalty(user, seen, unseen)
+        return penalised
 
     def graph_loss(self, batch: RelationBatch) -> Tensor:
         """TransR's loss and the penalty on the batch's projected vectors."""
         loss, penalty = self.transr.loss(self.nodes, batch)
-        return loss + self.config.l2 * penalty
+        penalised: Tensor = loss + self.config.l2 * penalty
+        return penalised
 
     def prepare_scoring(self) -> None:
         """Propagate once."""
@@ -196,7 +196,8 @@ class KGAT(Recommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
-        return self._users[batch.users] @ self._items.T
+        scores: Tensor = self._users[batch.users] @ self._items.T
+        return scores
 
 
 def collaborative_graph(data: KGData) -> Triples:

@@ -36,7 +36,7 @@ class BiInteraction(nn.Module):
         """Return new vectors (n, n_out) of ``nodes`` (n, n_in) that receive ``messages`` (n, n_in)."""
         share = self.dropout if self.training else 0.0
         kept = multipliers((len(nodes), self.sum.out_features), share, nodes) if share else None
-        out: Tensor = _BiInteraction.apply(
+        out: Tensor = _BiInteraction.apply(  # type: ignore[no-untyped-call]
             nodes, messages, self.sum.weight, self.sum.bias, self.product.weight, self.product.bias, kept
         )
         return out

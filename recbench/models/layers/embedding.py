@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from recbench.models.base import CTRModel, NonNegativeFloat, TrainedConfig, tunable
 from recbench.tasks.ctr import CTRBatch, FieldSpace
@@ -26,22 +26,16 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, batch: CTRBatch) -> Tensor:
         """Look up the fields of a batch, shape (B, F, D)."""
-        single = F.embedding(batch.ids, self.weight)
+        single = functional.embedding(batch.ids, self.weight)
         if not self.fields.multi:
             return single
         columns = iter(single.unbind(1))
-        return torch.stack([self._mean(batch, field.name) if field.multi else next(columns) for field in self.fields], 1)
+        vectors = [self._mean(batch, field.name) if field.multi else next(columns) for field in self.fields]
+        return torch.stack(vectors, 1)
 
     def _mean(self, batch: CTRBatch, name: str) -> Tensor:
         ragged = batch.multi[name]
-        return F.embedding_bag(ragged.values, self.weight, ragged.offsets[:-1], mode="mean")
-
-
-class EmbeddingConfig(TrainedConfig):
-    """Of every CTR model on field embeddings."""
-
-    embedding_l2: NonNegativeFloat = tunable(1e-5, low=1e-7, high=1e-1, log=True)
-    """Adds embedding_l2 / 2 times the sum of squares of all embedding tables, first-order weights too, to the loss."""
+        return functional.embedding_bag(ragged.values, self.weight, ragged.offsets[:-1], mode="mean")
 
 
 class EmbeddingModel(CTRModel):
@@ -50,7 +44,11 @@ class EmbeddingModel(CTRModel):
     Source: the training protocol of BARS (Zhu et al., SIGIR 2022, arXiv:2205.09626).
     """
 
-    Config: type[EmbeddingConfig] = EmbeddingConfig
+    class Config(TrainedConfig):
+        """Hyper-parameters every such model has."""
+
+        embedding_l2: NonNegativeFloat = tunable(1e-5, low=1e-7, high=1e-1, log=True)
+        """Adds embedding_l2 / 2 times the sum of squares of every table, first-order weights too, to the loss."""
 
     def loss(self, batch: CTRBatch) -> Tensor:
         """Mean binary cross-entropy and the penalty on the embeddings."""

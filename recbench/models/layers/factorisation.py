@@ -11,7 +11,7 @@ INITIAL_SCALE = 0.1
 class FactorisationConfig(TrainedConfig):
     """Hyper-parameters of a factorisation of the matrix of ratings.
 
-    Weight decay is the one that matters most (Coat: an AUC of .65 to .74 over its range), and every estimator has to
+    Weight decay is the one that matters most (an AUC of .65 to .74 over its range on Coat), and every estimator has to
     be given its own. All losses here estimate the mean error over all pairs and are of the same size, so that the same
     decay means about the same in each of them; a sum over observed pairs weighted by inverse propensities but divided
     by their number would be |D| / |O| times as large, and its decay as many times weaker.
@@ -21,7 +21,7 @@ class FactorisationConfig(TrainedConfig):
     biases: bool = True
     """Add an offset, and one for each user and each item."""
     learning_rate: PositiveFloat = tunable(0.01, low=1e-3, high=0.05, log=True)
-    weight_decay: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-2, log=True)
+    weight_decay: NonNegativeFloat = tunable(3e-4, low=1e-6, high=1e-2, log=True)
     batch_size: Positive = tunable(1024, choices=(256, 1024, 4096))
 
 

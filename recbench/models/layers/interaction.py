@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def pair_pooling(embeddings: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class InteractingLayer(nn.Module):
         if self.activated:
             projected = projected.relu()
         query, key, value, *residual = projected.split(self.width, dim=-1)
-        attended = F.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             self._heads(query),
             self._heads(key),
             self._heads(value),
@@ -70,7 +70,8 @@ class InteractingLayer(nn.Module):
             scale=self.scale,
         )
         summed = attended.transpose(1, 2).flatten(2) + (residual[0] if residual else embeddings)
-        return self.norm_after(self.norm_before(summed).relu())
+        output: Tensor = self.norm_after(self.norm_before(summed).relu())
+        return output
 
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, F, W) -> (B, H, F, head_dim)

@@ -52,7 +52,7 @@ class SparseMatrix(nn.Module):
 
     def forward(self, dense: Tensor) -> Tensor:
         """Return the product with ``dense`` (N, D), shape (M, D)."""
-        product: Tensor = _Product.apply(dense, self)
+        product: Tensor = _Product.apply(dense, self)  # type: ignore[no-untyped-call]
         return product
 
 

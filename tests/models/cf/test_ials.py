@@ -1,5 +1,7 @@
 """iALS: every half sweep is the exact minimum of the objective written out in numpy's terms."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,7 +79,7 @@ def test_the_objective_never_increases(data: TopNData, x: Tensor) -> None:
     for _ in range(10):
         sweep(model, data)
         values.append(objective(x, model.user_factors, model.item_factors, model.config))
-    assert all(after <= before for before, after in zip(values[:-1], values[1:], strict=True))
+    assert all(after <= before for before, after in pairwise(values))
     assert values[-1] < 0.8 * values[0]
 
 

@@ -16,9 +16,9 @@ PERSONALISED: dict[str, dict[str, object]] = {
     "itemknn": {},
     "ease": {"l2": 1.0},
     "ials": {"embedding_dim": 8},
-    "bprmf": {"batch_size": 256, "learning_rate": 1e-2},
-    "multdae": {"batch_size": 20, "hidden": (16,)},
-    "multvae": {"batch_size": 20, "hidden": (32,), "embedding_dim": 16},
+    "bprmf": {"batch_size": 256, "learning_rate": 2e-2, "epochs": 20},
+    "multdae": {"batch_size": 20, "hidden": (16,), "learning_rate": 1e-2, "epochs": 20},
+    "multvae": {"batch_size": 20, "hidden": (32,), "embedding_dim": 16, "learning_rate": 1e-2, "epochs": 20},
 }
 
 

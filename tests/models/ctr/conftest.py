@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -8,9 +9,9 @@ from recbench.tasks.ctr import CTRBatch, Field, FieldSpace
 @pytest.fixture
 def fields():
     """Three single-valued fields and a multi-valued one, 40 ids."""
-    return FieldSpace(
-        [Field("user", False, 12, 0), Field("genres", True, 8, 12), Field("item", False, 15, 20), Field("zip", False, 5, 35)]
-    )
+    sizes = {"user": 12, "genres": 8, "item": 15, "zip": 5}
+    starts = zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False)
+    return FieldSpace(Field(name, name == "genres", sizes[name], start) for name, start in starts)
 
 
 @pytest.fixture

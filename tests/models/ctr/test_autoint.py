@@ -52,9 +52,9 @@ def test_perceptron_and_wide_term_are_added(make, rows, flag):
     assert not torch.allclose(whole, added.squeeze(1))
 
 
-@pytest.mark.parametrize("dropout", ["dropout", "embedding_dropout"])
+@pytest.mark.parametrize("dropout", ["dropout", "attention_dropout", "embedding_dropout"])
 def test_dropout_acts_in_training_only(make, rows, dropout):
-    model = make(AutoInt, **{dropout: 0.5}, hidden=())
+    model = make(AutoInt, **{dropout: 0.5}, hidden=(50,))
     assert torch.equal(model(rows), model(rows))
     model.train()
     assert not torch.equal(model(rows), model(rows))

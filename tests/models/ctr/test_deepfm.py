@@ -8,9 +8,9 @@ from recbench.models.ctr.fm import FM
 def test_is_a_factorisation_machine_where_the_perceptron_gives_zero(make, rows):
     deepfm, fm = make(DeepFM, embedding_dim=6), make(FM, embedding_dim=6)
     deepfm.mlp[-1].weight.data.zero_()
-    fm.load_state_dict({name: value for name, value in deepfm.state_dict().items() if name in fm.state_dict()}, strict=False)
-    fm.bias.data.fill_(0.7)
     deepfm.mlp[-1].bias.data.fill_(0.7)
+    shared = {name: deepfm.state_dict()[name] for name in ("embedding.weight", "linear.weight")}
+    fm.load_state_dict(shared | {"bias": torch.tensor(0.7)})
     torch.testing.assert_close(deepfm(rows), fm(rows), rtol=1e-4, atol=1e-4)
 
 

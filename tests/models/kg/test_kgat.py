@@ -10,7 +10,7 @@ from recbench.models.kg.kgat import KGAT, collaborative_graph
 from recbench.models.layers.pairwise import bpr_loss
 from recbench.models.procedure import Phase
 
-U, I, N = 8, 6, 28
+U, V, N = 8, 6, 28  # users, items, nodes
 R = 2 * (3 + 1)
 
 
@@ -86,22 +86,22 @@ def test_propagation(model, graph):
         E = np.where(first > 0, first, 0.2 * first) + np.where(second > 0, second, 0.2 * second)
         blocks.append(E / np.linalg.norm(E, axis=1, keepdims=True))
     outputs = model.outputs().detach()
-    assert outputs.shape == (U + I, 176)
-    np.testing.assert_allclose(outputs.numpy(), np.concatenate(blocks, 1)[: U + I], atol=1e-5)
+    assert outputs.shape == (U + V, 176)
+    np.testing.assert_allclose(outputs.numpy(), np.concatenate(blocks, 1)[: U + V], atol=1e-5)
     for block in outputs.split([64, 64, 32, 16], dim=1)[1:]:
-        torch.testing.assert_close(block.norm(dim=1), torch.ones(U + I))
+        torch.testing.assert_close(block.norm(dim=1), torch.ones(U + V))
 
 
 def test_scores_are_inner_products_of_outputs(model, data):
     model.eval()
     model.prepare_scoring()
-    users, items = model.outputs().detach().split([U, I])
+    users, items = model.outputs().detach().split([U, V])
     torch.testing.assert_close(model.score(data.user_batch(torch.tensor([4, 1]))), users[[4, 1]] @ items.T)
 
 
 def test_penalty_is_on_the_outputs(model, data, pairs):
     model.eval()
-    users, items = model.outputs().split([U, I])
+    users, items = model.outputs().split([U, V])
     u, i, j = users[pairs.users], items[pairs.positives], items[pairs.negatives[:, 0]]
     expected = bpr_loss((u * i).sum(1), (u * j).sum(1)) + 1e-5 * 0.5 * sum(v.square().sum() for v in (u, i, j)) / 6
     torch.testing.assert_close(model.loss(pairs), expected)
@@ -113,7 +113,7 @@ def test_attention_gets_no_gradient_from_interactions(model, pairs):
     assert all(parameter.grad is None for parameter in model.transr.parameters())
     assert all(parameter.grad.any() for parameter in model.layers.parameters())
     # Every node within three steps of a user is reached, also entities; item 5 has no edge but may be a negative.
-    assert model.nodes.grad[U + I :].any()
+    assert model.nodes.grad[U + V :].any()
 
 
 def test_users_take_part_in_the_graph_through_interactions(model, data):
@@ -133,7 +133,7 @@ def test_procedure(model, data):
     stages = model.procedure(data)
     pretrain = next(stages)
     assert (pretrain.name, [step.name for step in pretrain.steps]) == ("pretrain", ["pairs"])
-    assert torch.equal(model.outputs(), model.nodes[: U + I])
+    assert torch.equal(model.outputs(), model.nodes[: U + V])
     train = next(stages)
     assert [step.name for step in train.steps] == ["pairs", "facts", "attention"]
     assert not train.alternate

@@ -1,8 +1,10 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 
-from recbench.models.layers.embedding import EmbeddingConfig, EmbeddingModel, FieldEmbedding
+from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.tasks.batches import Ragged
 from recbench.tasks.ctr import CTRBatch, Field, FieldSpace
 
@@ -16,7 +18,7 @@ TAGS = [[15], [16, 17], [], [], []]
 
 def ragged(rows):
     offsets = np.cumsum([0, *map(len, rows)])
-    return Ragged(torch.tensor(sum(rows, [])), torch.tensor(offsets))
+    return Ragged(torch.tensor(list(chain.from_iterable(rows))), torch.tensor(offsets))
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_the_unseen_id_has_a_vector_of_its_own(batch, embedding):
 
 def test_gradient_reaches_each_row_of_the_table_that_occurs_and_no_other(batch, embedding):
     embedding(batch).sum().backward()
-    occurring = {*batch.ids.flatten().tolist(), *sum(GENRES, []), *sum(TAGS, [])}
+    occurring = {*batch.ids.flatten().tolist(), *chain.from_iterable(GENRES + TAGS)}
     touched = embedding.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert set(touched) == occurring
     # Value 7 is two of the three values of a row: it takes two thirds of that row's gradient.
@@ -91,7 +93,7 @@ def test_embedding_l2_adds_lambda_times_the_whole_of_every_table_to_the_gradient
     gradients = {}
     for embedding_l2 in (0.0, 0.3):
         torch.manual_seed(1)
-        model = TwoTables(EmbeddingConfig(embedding_l2=embedding_l2), FIELDS)
+        model = TwoTables(EmbeddingModel.Config(embedding_l2=embedding_l2), FIELDS)
         for table in (model.embedding, model.linear):
             torch.nn.init.normal_(table.weight)
         model.loss(batch).backward()

@@ -1,0 +1,150 @@
+"""Studies: the budget is kept through kills and failures, and what is found is used."""
+
+import os
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from recbench import run
+from recbench.errors import RecbenchError, UsageError
+from recbench.running.tune import tune
+from recbench.running.tuned import Tuned, find_tuned
+
+BENCHMARK = "ctr/ml-100k"
+FIXED = {"epochs": 1, "hidden": [8], "batch_size": 8192}
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """Tune a small DeepFM from a working folder of its own; return what was told of every trial beside."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(trials, **changes):
+        told = []
+        arguments = {
+            "trials": trials,
+            "given": FIXED,
+            "seed": 1,
+            "storage": "studies.journal",
+            "workers": 2,
+            "timeout": None,
+            "out": tmp_path,
+            "on_trial": told.append,
+        }
+        path, tuned = tune(BENCHMARK, "deepfm", **{**arguments, **changes})
+        return path, tuned, told
+
+    return call
+
+
+def trials_of(storage: Path) -> list[optuna.trial.FrozenTrial]:
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(storage)))
+    (summary,) = optuna.get_all_study_summaries(backend)
+    return optuna.load_study(study_name=summary.study_name, storage=backend).trials
+
+
+def test_a_killed_study_goes_on_to_its_budget_and_is_used(start, wait_for, tmp_path, monkeypatch):
+    fixed = [f"{key}={str(value).replace(' ', '')}" for key, value in FIXED.items()]
+    command = ("tune", BENCHMARK, "deepfm", *fixed, "--trials", 5, "--workers", 1, "--storage", "studies.journal")
+    output = tmp_path / "output.txt"
+    process = start(*command)
+    wait_for(lambda: "[2/5]" in output.read_text(), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "configs").exists()
+
+    again = start(*command)
+    assert again.wait(240) == 0, output.read_text()
+    text = output.read_text()
+    assert "[5/5]" in text
+    assert text.count("[3/5]") == 1
+
+    trials = trials_of(tmp_path / "studies.journal")
+    finished = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    assert len(finished) == 5
+    assert len({tuple(sorted(trial.params.items())) for trial in finished}) == 5
+    from recbench.models.registry import load_model
+
+    config = load_model("deepfm").Config
+    assert finished[0].params == {key: getattr(config(), key) for key in config.search_space()}
+
+    path = tmp_path / "configs" / "tuned" / BENCHMARK / "deepfm.yaml"
+    tuned = Tuned(**yaml.safe_load(path.read_text()))
+    best = max(finished, key=lambda trial: trial.value)
+    assert (tuned.trials, tuned.value, tuned.config) == (5, best.value, best.params)
+    assert tuned.default_value == finished[0].value
+    assert tuned.tune_s == pytest.approx(sum(trial.user_attrs["seconds"] for trial in finished), abs=0.1)
+    assert tuned.command.startswith(f"recbench tune {BENCHMARK} deepfm")
+
+    monkeypatch.chdir(tmp_path)
+    used = run(BENCHMARK, "deepfm", out=tmp_path / "out", tracking=False, **FIXED)
+    assert used.diagnostics["config_from"] == "tuned + given"
+    assert used.budget.model_dump() == {"trials": 5, "tune_s": tuned.tune_s}
+    assert used.config.items() >= tuned.config.items()
+    # A trial judges as a run does: on validation, by the benchmark's metric.
+    assert used.metrics.valid["auc"] == pytest.approx(tuned.value, abs=1e-6)
+    plain = run(BENCHMARK, "deepfm", out=tmp_path / "plain", tracking=False, tuned=False, **FIXED)
+    assert plain.budget.trials == 0
+    assert plain.diagnostics["config_from"] == "default + given"
+
+
+def test_a_finished_study_is_not_repeated(search):
+    path, tuned, told = search(2)
+    assert [trial.finished for trial in told] == [1, 2]
+    assert search(2)[1:] == (tuned, [])
+    more = search(3)
+    assert [trial.finished for trial in more[2]] == [3]
+    assert Tuned(**yaml.safe_load(path.read_text())) == more[1]
+
+
+def test_a_failing_trial_counts_and_is_told(search, monkeypatch):
+    # A learning rate at which the loss is no number: the default fails, what is drawn does not.
+    failing = {"learning_rate": 1e30}
+    path, tuned, told = None, None, []
+    with pytest.raises(RecbenchError, match="no trial of the study finished: the loss of phase 'train' of deepfm"):
+        search(2, given={**FIXED, **failing}, on_trial=told.append)
+    assert [trial.value for trial in told] == [None, None]
+    assert all("the loss of phase 'train'" in trial.error for trial in told)
+    assert [trial.finished for trial in told] == [1, 2]
+    assert find_tuned(BENCHMARK, "deepfm") is None or find_tuned(BENCHMARK, "deepfm")[0].is_relative_to(Path.cwd()) is False
+    assert (path, tuned) == (None, None)
+
+
+def test_some_failing_trials_leave_a_result(search, monkeypatch):
+    from recbench.running import tune as module
+
+    real = module.run_all
+
+    def lose_first(function, jobs, n_workers, limits):
+        for number, outcome in enumerate(real(function, jobs, n_workers, limits)):
+            yield outcome if number else module.Outcome(outcome.job, None, "its process was killed by SIGKILL")
+
+    monkeypatch.setattr(module, "run_all", lose_first)
+    path, tuned, told = search(3, workers=1)
+    assert [trial.error for trial in told] == ["its process was killed by SIGKILL", None, None]
+    assert tuned.trials == 3
+    assert tuned.value == max(trial.value for trial in told[1:])
+    assert path.is_file()
+
+
+def test_wrong_requests(search, tmp_path):
+    with pytest.raises(UsageError, match="unknown key 'epoch'; did you mean epochs"):
+        search(1, given={"epoch": 1})
+    space = {"learning_rate": 0.001, "dropout": 0.1, "embedding_l2": 0.0, "embedding_dim": 8}
+    with pytest.raises(UsageError, match="nothing to tune"):
+        search(1, given={**FIXED, **space})
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecbenchError, match="storage file/studies cannot be opened"):
+        search(1, storage="file/studies")
+
+
+def test_a_tuned_file_of_the_working_folder_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "configs" / "tuned" / BENCHMARK / "lr.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("value: 1\nmoel: x\n")
+    with pytest.raises(UsageError, match=r"lr\.yaml: "):
+        find_tuned(BENCHMARK, "lr")
