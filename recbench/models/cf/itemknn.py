@@ -34,7 +34,7 @@ class ItemKNN(ClosedFormRecommender):
     class Config(ModelConfig):
         """Hyper-parameters."""
 
-        neighbours: Positive = tunable(100, low=5, high=1000, log=True)
+        neighbours: Positive = tunable(200, low=5, high=1000, log=True)
         """K. Published on ML-20M by Ferrari Dacrema et al.: 278."""
         shrink: NonNegativeFloat = tunable(0.0, low=0.0, high=1000.0)
         """Added to the denominator of the cosine. Published on ML-20M: 409, with BM25."""

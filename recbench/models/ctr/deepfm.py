@@ -45,4 +45,5 @@ class DeepFM(EmbeddingModel):
         embeddings: Tensor = self.embedding(batch)  # (B, F, D)
         first_order: Tensor = self.linear(batch).sum((1, 2))
         second_order = pair_pooling(embeddings).sum(1)
-        return first_order + second_order + self.mlp(embeddings.flatten(1)).squeeze(1)
+        deep: Tensor = self.mlp(embeddings.flatten(1)).squeeze(1)
+        return first_order + second_order + deep

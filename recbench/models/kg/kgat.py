@@ -64,7 +64,7 @@ class KGAT(Recommender):
     class Config(TrainedConfig):
         """Hyper-parameters."""
 
-        learning_rate: PositiveFloat = tunable(3e-4, low=1e-4, high=1e-2, log=True)
+        learning_rate: PositiveFloat = tunable(1e-4, low=3e-5, high=1e-2, log=True)
         embedding_dim: Positive = 64
         """Of nodes and of relations."""
         hidden: tuple[Positive, ...] = (64, 32, 16)

@@ -54,4 +54,5 @@ class EmbeddingModel(CTRModel):
         """Mean binary cross-entropy and the penalty on the embeddings."""
         tables = [module.weight for module in self.modules() if isinstance(module, FieldEmbedding)]
         squares = torch.stack([table.square().sum() for table in tables]).sum()
-        return super().loss(batch) + self.config.embedding_l2 / 2 * squares
+        penalty: Tensor = self.config.embedding_l2 / 2 * squares
+        return super().loss(batch) + penalty

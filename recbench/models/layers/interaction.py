@@ -74,4 +74,5 @@ class InteractingLayer(nn.Module):
         return output
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, F, W) -> (B, H, F, head_dim)
+        heads: Tensor = projected.unflatten(-1, (self.num_heads, -1))  # (B, F, W) -> (B, F, H, head_dim)
+        return heads.transpose(1, 2)

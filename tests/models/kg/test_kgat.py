@@ -17,7 +17,7 @@ R = 2 * (3 + 1)
 @pytest.fixture
 def model(data):
     torch.manual_seed(0)
-    return KGAT(KGAT.Config(embedding_dim=64, batch_size=6), data)
+    return KGAT(KGAT.Config(batch_size=6, l2=0.1), data)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_penalty_is_on_the_outputs(model, data, pairs):
     model.eval()
     users, items = model.outputs().split([U, V])
     u, i, j = users[pairs.users], items[pairs.positives], items[pairs.negatives[:, 0]]
-    expected = bpr_loss((u * i).sum(1), (u * j).sum(1)) + 1e-5 * 0.5 * sum(v.square().sum() for v in (u, i, j)) / 6
+    expected = bpr_loss((u * i).sum(1), (u * j).sum(1)) + 0.1 * 0.5 * sum(v.square().sum() for v in (u, i, j)) / 6
     torch.testing.assert_close(model.loss(pairs), expected)
 
 

@@ -52,7 +52,7 @@ def reference(transr, nodes, batch, unit):
 @pytest.mark.parametrize("unit", [False, True])
 def test_loss(transr, batch, unit):
     nodes = torch.randn(N_NODES, DIM)
-    found = [float(value) for value in transr.loss(nodes, batch, unit=unit)]
+    found = [value.item() for value in transr.loss(nodes, batch, unit=unit)]
     assert found == pytest.approx(reference(transr, nodes, batch, unit), rel=1e-5)
 
 
