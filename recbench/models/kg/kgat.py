@@ -73,6 +73,8 @@ class KGAT(Recommender):
         """Share of a layer's output that is dropped."""
         l2: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-1, log=True)
         """Penalty on the squared norms of the vectors a batch uses, in all losses."""
+        batch_size: Positive = 4096
+        """Interactions in a batch. Published: 1024 on Amazon-book (652,514 of them), 10240 on Last-FM."""
         pretrain: bool = True
         """Whether user and item vectors are first trained as BPR-MF."""
         pretrain_learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)

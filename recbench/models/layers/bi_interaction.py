@@ -102,5 +102,4 @@ class _BiInteraction(torch.autograd.Function):
 
 
 def _before_leaky_relu(gradient: Tensor, result: Tensor) -> Tensor:
-    before: Tensor = torch.ops.aten.leaky_relu_backward(gradient, result, SLOPE, True)
-    return before
+    return torch.where(result > 0, gradient, SLOPE * gradient)
