@@ -233,8 +233,9 @@ def tune(
             out=out,
             on_trial=display.trial,
         )
+    default = "failed" if tuned.default_value is None else f"{tuned.default_value:.5f}"
     typer.echo(
-        f"best {tuned.metric} on validation {tuned.value:.5f} (default configuration {tuned.default_value:.5f}) "
+        f"best {tuned.metric} on validation {tuned.value:.5f} (default configuration {default}) "
         f"after {tuned.trials} trials and {tuned.tune_s:.0f} s"
     )
     typer.echo(f"configuration: {path}; runs of {model} on {benchmark} from this folder now start from it")

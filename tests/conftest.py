@@ -1,5 +1,6 @@
 """What tests of more than one layer share: one cache for the whole session, prepared tasks, the command line."""
 
+import contextlib
 import logging
 import os
 import shutil
@@ -79,6 +80,22 @@ def parts_of():
     return read
 
 
+@pytest.fixture(scope="session")
+def finished_run(shared):
+    """Return the result and the directory of a finished run, untracked and with the default configuration."""
+    from recbench import run
+    from recbench.running.result import result_dir
+
+    def get(benchmark: str, model: str, **values):
+        out = shared / "results"
+        # Worker processes may want the same run; whoever comes second finds it finished.
+        with FileLock(shared / f"{benchmark.replace('/', '-')}-{model}.lock"):
+            result = run(benchmark, model, out=out, tracking=False, tuned=False, **values)
+        return result, result_dir(out, benchmark, model, 1)
+
+    return get
+
+
 @dataclass(frozen=True)
 class Answer:
     """How a command ended."""
@@ -136,10 +153,8 @@ def start(tmp_path):
 
     yield popen
     for process in running:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

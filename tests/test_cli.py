@@ -22,11 +22,13 @@ def finished_records(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Return temporary files: every one of the package's starts with a dot or ends with .part."""
-    locks = {path for path in folder.rglob("*.lock")}
+    locks = set(folder.rglob("*.lock"))
     return [p for p in folder.rglob("*") if (p.name.startswith(".") or p.suffix == ".part") and p not in locks]
 
 
-@pytest.mark.parametrize("code", ["import recbench", "import recbench.cli", "sys.argv = ['recbench', '--help']; main()"])
+@pytest.mark.parametrize(
+    "code", ["import recbench", "import recbench.cli", "sys.argv = ['recbench', '--help']; main()"]
+)
 def test_starts_without_heavy_imports(code):
     program = f"""
 import sys
@@ -46,9 +48,7 @@ assert not heavy, heavy
 
 
 def test_is_a_module_and_has_a_version():
-    done = subprocess.run(
-        [sys.executable, "-m", "recbench", "--version"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "recbench", "--version"], capture_output=True, text=True, check=False)
     from recbench import __version__
 
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")
@@ -94,7 +94,9 @@ def test_a_wrong_request_is_refused_before_any_work(command, tmp_path, words, se
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", ["run", "suite", "nothing", "run ctr/ml-100k lr --sed 1", "run ctr/ml-100k lr --seed x"])
+@pytest.mark.parametrize(
+    "words", ["run", "suite", "nothing", "run ctr/ml-100k lr --sed 1", "run ctr/ml-100k lr --seed x"]
+)
 def test_wrong_usage(command, words):
     answer = command(*words.split())
     assert answer.status == 2

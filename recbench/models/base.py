@@ -60,10 +60,8 @@ class ModelConfig(BaseModel):
     @classmethod
     def search_space(cls) -> dict[str, dict[str, Any]]:
         """Return the search space by key: ``{"choices": [...]}`` or ``{"low": ..., "high": ..., "log": ...}``."""
-        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
-        return {
-            name: extra["search"] for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra
-        }
+        extras: dict[str, Any] = {name: field.json_schema_extra or {} for name, field in cls.model_fields.items()}
+        return {name: extra["search"] for name, extra in extras.items() if "search" in extra}
 
 
 class TrainedConfig(ModelConfig):

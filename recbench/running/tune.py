@@ -214,18 +214,15 @@ def _write(
     if _best_value(study) is None:
         reasons = {str(trial.user_attrs[FAILURE]) for trial in ended}
         raise RecbenchError(f"no trial of the study finished: {'; '.join(sorted(reasons)) or 'the time was too short'}")
-    first = study.get_trials(deepcopy=False)[0]
-    defaults = plan.config.model_dump(mode="json")
-    default_trial = next(
-        (t for t in ended if t.value is not None and all(t.params.get(key) == defaults[key] for key in space)), first
-    )
+    values = plan.config.model_dump(mode="json")
+    default = {key: values[key] for key in space}
     tuned = Tuned(
         benchmark=plan.benchmark.name,
         model=plan.model.model_name(),
         model_version=plan.model.version,
         metric=plan.benchmark.primary_metric,
         value=study.best_value,
-        default_value=default_trial.value,
+        default_value=next((trial.value for trial in ended if trial.params == default), None),
         trials=len(ended),
         tune_s=round(sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in ended), 1),
         seed=plan.seed,

@@ -26,8 +26,8 @@ class Tuned(BaseModel):
     metric: str
     value: float
     """Of the best trial, on validation."""
-    default_value: float
-    """Of the first trial, which is the default configuration."""
+    default_value: float | None
+    """Of the first trial, which is the default configuration; None where it failed."""
     trials: int
     """Finished trials, failed ones included."""
     tune_s: float

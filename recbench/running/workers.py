@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
@@ -87,14 +87,15 @@ def run_all(function: Callable[[Any], T], jobs: Iterable[Any], n_workers: int, l
 
 def _start(context: Any, function: Callable[[Any], Any], job: Any, limits: Limits) -> _Worker:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(function, job, sender), daemon=True)
+    process = context.Process(target=_work, args=(function, job, sender, dict(os.environ)), daemon=True)
     process.start()
     sender.close()
     return _Worker(job, process, receiver, time.monotonic() + limits.seconds)
 
 
-def _work(function: Callable[[Any], Any], job: Any, sender: Connection) -> None:
+def _work(function: Callable[[Any], Any], job: Any, sender: Connection, environment: Mapping[str, str]) -> None:
     """Run one job in its own process and send back its value or the sentence of its failure."""
+    os.environ.update(environment)  # the server it is forked from may have been started under another one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_die_with_parent, daemon=True).start()
     logging.getLogger("recbench").propagate = False

@@ -161,7 +161,7 @@ def test_package_and_class(command, tmp_path, monkeypatch):
 def test_several_classes_in_a_file(tmp_path):
     file = tmp_path / "several.py"
     file.write_text(CTR + TOPN)
-    with pytest.raises(UsageError, match="expected one model class, found Towers, Weights; name it as FILE.py:Class"):
+    with pytest.raises(UsageError, match=r"expected one model class, found Towers, Weights; name it as FILE\.py:Class"):
         load_model(str(file))
     assert load_model(f"{file}:Towers").model_name() == "towers"
     file.write_text("x = 1\n")
@@ -193,8 +193,18 @@ def test_a_file_that_cannot_be_imported(command, tmp_path, code, sentence):
         ("topn/ml-100k", "batch.times(self.left.weight))", "batch.times(self.left.weight))[:, 1:]", "[Ss]ize|shape"),
         ("ctr/ml-100k", ".sum((1, 2))", ".sum(2)", "[Ss]ize|shape"),
         ("ctr/ml-100k", ".sum((1, 2))", ".sum((1, 2)) / 0", "the loss of phase 'train' of weights is"),
-        ("kg/ml-100k", "return self.facts.expand(len(batch), -1)", "return self.facts.expand(len(batch), -1) / 0", "NaN"),
-        ("kg/ml-100k", "return self.facts.expand(len(batch), -1)", "return self.facts.expand(len(batch), -1).T", r"expected \(\d+, 1682\)"),
+        (
+            "kg/ml-100k",
+            "return self.facts.expand(len(batch), -1)",
+            "return self.facts.expand(len(batch), -1) / 0",
+            "NaN",
+        ),
+        (
+            "kg/ml-100k",
+            "return self.facts.expand(len(batch), -1)",
+            "return self.facts.expand(len(batch), -1).T",
+            r"expected \(\d+, 1682\)",
+        ),
         ("rating/ml-100k-semisynthetic", ".sigmoid()", ".sigmoid()[:, None]", "[Ss]ize|shape"),
     ],
 )

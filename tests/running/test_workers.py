@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -94,7 +95,7 @@ def test_leaving_early_kills_what_is_running():
 def test_no_process_outlives_a_killed_parent(tmp_path):
     code = f"""
 import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from recbench.running.workers import run_all
 import test_workers
 if __name__ == "__main__":

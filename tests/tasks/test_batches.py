@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,13 @@ def world():
     rng = np.random.default_rng(5)
     lengths = np.array([0, 3, 0, 6, 1, 2, 0, 0, 4, 5, 0])
     rows = [rng.integers(0, 100, length) for length in lengths]
-    ragged = Ragged(
-        torch.tensor(np.concatenate(rows)), torch.tensor(np.concatenate([[0], np.cumsum(lengths)]))
-    )
+    ragged = Ragged(torch.tensor(np.concatenate(rows)), torch.tensor(np.concatenate([[0], np.cumsum(lengths)])))
     return rows, ragged
 
 
 def as_rows(ragged):
     edges = ragged.offsets.tolist()
-    return [ragged.values[a:b].tolist() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [ragged.values[a:b].tolist() for a, b in pairwise(edges)]
 
 
 def test_lengths_and_row_numbers(world):

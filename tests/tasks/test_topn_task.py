@@ -72,7 +72,8 @@ def test_does_not_depend_on_the_numbering_of_users_and_items(task, parts_of):
     class Renumbered:
         """The same data; what was user u is now user ``users[u]``."""
 
-        meta = {"n_users": len(users), "n_items": len(items)}
+        def __init__(self):
+            self.meta = {"n_users": len(users), "n_items": len(items)}
 
         def part(self, name):
             if name == "shared":
@@ -222,7 +223,7 @@ def test_batches_follow_from_the_generator():
 
 
 def test_the_sparse_product_is_the_dense_one():
-    seen, data = small_data()
+    _, data = small_data()
     batch = data.user_batch(torch.tensor([5, 0, 1, 39, 0]))
     weight = torch.randn(data.n_items, 6, dtype=torch.float64, requires_grad=True)
     values = torch.rand(len(batch.history.values), dtype=torch.float64, requires_grad=True)
