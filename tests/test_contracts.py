@@ -30,7 +30,7 @@ from recbench.training.trainer import Trainer
 
 MODELS = sorted(model_names())
 # The structural part of CKE alone is in no source that was read; the others have nothing to publish.
-WITHOUT_REFERENCE = {"cke", "popularity", "random"}
+WITHOUT_REFERENCE = {"popularity", "random"}
 WITHOUT_PARAMETERS = {"random"}
 BENCHMARK_OF_TASK = {
     "topn": "topn/ml-100k",

@@ -32,6 +32,8 @@ class Plan:
     model: type[Model]
     source: str | None
     """The model's file or import path, where it is not the package's own."""
+    source_sha256: str | None
+    """Of the model's file, where it is one."""
     config: ModelConfig
     config_from: str
     """``default``, ``tuned``, ``given`` or a mixture: what the configuration started from and what changed it."""
@@ -48,7 +50,7 @@ class Plan:
         content = {
             "benchmark": self.benchmark.model_dump(mode="json"),
             "data": self.card.sha256,
-            "model": [self.model.model_name(), self.model.version],
+            "model": [self.model.model_name(), self.model.version, self.source_sha256],
             "config": self.config.model_dump(mode="json"),
             "settings": self.settings.model_dump(include={"precision", "compile"}),
             "seed": self.seed,
@@ -110,12 +112,18 @@ def make_plan(benchmark: str, model: str, values: Mapping[str, Any], seed: int) 
         card=load_card(definition.dataset),
         model=model_class,
         source=None if model in model_names() else model,
+        source_sha256=_file_sha256(model),
         config=model_class.Config.parse({**base, **given}, "the given values"),
         config_from=" + ".join(origins),
         settings=settings,
         budget=budget,
         seed=seed,
     )
+
+
+def _file_sha256(model: str) -> str | None:
+    file = Path(model.partition(":")[0])
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" else None
 
 
 def plan_again(record: Path) -> tuple[Plan, Result]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
@@ -114,9 +113,6 @@ def _finished(plan: Plan, directory: Path) -> Result | None:
 def blank_result(plan: Plan) -> Result:
     """Return the record as far as it is known before the run: what a failure leaves."""
     reference = plan.model.reference
-    sha256 = None
-    if plan.source is not None and (file := Path(plan.source.partition(":")[0])).is_file():
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Result(
         status="failed",
         task=plan.benchmark.task,
@@ -131,7 +127,7 @@ def blank_result(plan: Plan) -> Result:
             deterministic=plan.model.deterministic,
             reference=None if reference is None else ReferenceRecord(**asdict(reference)),
             source=plan.source,
-            source_sha256=sha256,
+            source_sha256=plan.source_sha256,
         ),
         config=plan.config.model_dump(mode="json"),
         settings=plan.settings.model_dump(mode="json"),

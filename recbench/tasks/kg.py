@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from recbench.data.store import Arrays, Prepared
+from recbench.errors import RecbenchError
 from recbench.tasks.batches import blocks, to_device
 from recbench.tasks.topn import RankingTask, TopNData
+
+# Each draw again hits a known fact with a probability of about the density of the graph.
+MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class TripleBatches:
     def _corrupt(self, facts: Triples, generator: torch.Generator) -> Tensor:
         """Draw, for all facts of an epoch at once, tails that make no known fact."""
         tails = torch.randint(self._n_nodes, (len(facts),), generator=generator, device=facts.heads.device)
-        while True:
+        for _ in range(MOST_DRAWS):
             key = self._key(facts.heads, facts.relations, tails)
             place = torch.searchsorted(self._known, key).clamp_(max=len(self._known) - 1)
             wrong = torch.nonzero(self._known[place] == key).squeeze(1)
@@ -105,6 +109,10 @@ class TripleBatches:
                 return tails
             again = torch.randint(self._n_nodes, (len(wrong),), generator=generator, device=tails.device)
             tails[wrong] = again
+        raise RecbenchError(
+            f"{len(wrong)} facts have a head and relation linked to nearly every one of {self._n_nodes} nodes; "
+            "no corrupted tail was found for them"
+        )
 
 
 class KGTask(RankingTask[KGData]):
