@@ -35,7 +35,6 @@ class AutoInt(EmbeddingModel):
         """Hyper-parameters."""
 
         learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
-        patience: Positive = 3
         embedding_l2: NonNegativeFloat = tunable(3e-3, low=1e-7, high=1e-1, log=True)
         embedding_dim: Positive = tunable(16, choices=(8, 10, 16, 32))
         num_layers: NonNegative = tunable(1, choices=(1, 2, 3))

@@ -23,7 +23,6 @@ class DeepFM(EmbeddingModel):
     class Config(EmbeddingModel.Config):
         """Hyper-parameters."""
 
-        patience: Positive = 3
         embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
         embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
         hidden: tuple[Positive, ...] = (64, 64)
