@@ -36,10 +36,10 @@ class AutoInt(EmbeddingModel):
 
         learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
         embedding_l2: NonNegativeFloat = tunable(3e-3, low=1e-7, high=1e-1, log=True)
-        embedding_dim: Positive = tunable(16, choices=(8, 10, 16, 32))
-        num_layers: NonNegative = tunable(1, choices=(1, 2, 3))
+        embedding_dim: Positive = tunable(16, choices=(8, 16, 24))
+        num_layers: NonNegative = tunable(1, choices=(1, 2))
         num_heads: Positive = 2
-        head_dim: Positive = tunable(16, choices=(8, 16, 32))
+        head_dim: Positive = tunable(16, choices=(8, 16))
         """The paper's d'; a layer gives num_heads * head_dim values a field."""
         hidden: tuple[Positive, ...] = ()
         """Widths of the perceptron of AutoInt+; none: AutoInt."""

@@ -65,14 +65,15 @@ class KGAT(Recommender):
         """Hyper-parameters."""
 
         learning_rate: PositiveFloat = tunable(1e-4, low=3e-5, high=1e-2, log=True)
+        """Published: 1e-4."""
         embedding_dim: Positive = 64
         """Of nodes and of relations."""
         hidden: tuple[Positive, ...] = (64, 32, 16)
         """Output width of each propagation layer."""
         dropout: Share = tunable(0.1, low=0.0, high=0.5)
         """Share of a layer's output that is dropped."""
-        l2: NonNegativeFloat = tunable(1e-4, low=1e-6, high=1e-1, log=True)
-        """Penalty on the squared norms of the vectors a batch uses, in all losses."""
+        l2: NonNegativeFloat = tunable(3e-3, low=1e-6, high=1e-1, log=True)
+        """Penalty on the squared norms of the vectors a batch uses, in all losses. Published: 1e-5."""
         batch_size: Positive = 4096
         """Interactions in a batch. Published: 1024 on Amazon-book (652,514 of them), 10240 on Last-FM."""
         pretrain: bool = True
