@@ -27,6 +27,7 @@ from recbench.reporting.statistics import (
     Difference,
     Summary,
     holm,
+    joint_difference,
     letters,
     seed_difference,
     summarise,
@@ -168,15 +169,14 @@ def _row(entry: Entry, metric: str, summary: Summary, rank: int, group: str) -> 
 
 
 def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:
-    """Test every pair: on users where both have per-user values of the metric, else over seeds."""
+    """Test every pair: over seeds, and over users too where both have per-user values of the metric."""
     users = _per_user(entries, metric)
     tested = []
     for (i, a), (j, b) in itertools.combinations(enumerate(entries), 2):
+        x, y = list(a.values(metric).values()), list(b.values(metric).values())
+        difference = seed_difference(x, y, a.model.deterministic, b.model.deterministic)
         if i in users and j in users and np.isfinite(users[i] - users[j]).sum() > 1:
-            difference = user_difference(users[i], users[j])
-        else:
-            x, y = list(a.values(metric).values()), list(b.values(metric).values())
-            difference = seed_difference(x, y, a.model.deterministic, b.model.deterministic)
+            difference = joint_difference(user_difference(users[i], users[j]), difference)
         tested.append((a.label, b.label, difference))
     adjusted = holm([math.nan if difference.p is None else difference.p for *_, difference in tested])
     return [

@@ -7,6 +7,7 @@ from scipy import stats
 from recbench.reporting.statistics import (
     ALPHA,
     holm,
+    joint_difference,
     letters,
     seed_difference,
     signed_rank,
@@ -122,6 +123,31 @@ def test_ranks_against_the_mean_are_no_evidence_for_it():
     found = user_difference(few_gain_much, np.zeros(100))
     assert found.estimate > 0
     assert found.p == 1.0
+
+
+def test_joint_difference_needs_both_users_and_seeds():
+    chance = np.random.default_rng(8)
+    users = user_difference(chance.normal(0.02, 0.05, 500), np.zeros(500))
+    lucky = seed_difference([0.32, 0.29, 0.33], [0.30, 0.31, 0.28])
+    steady = seed_difference([0.32, 0.321, 0.319], [0.30, 0.301, 0.299])
+    assert users.p < 1e-6
+    assert joint_difference(users, lucky).p == lucky.p > ALPHA
+    assert joint_difference(users, steady).p == steady.p < ALPHA
+    assert joint_difference(users, seed_difference([0.3], [0.3], True, True)) == users
+
+
+def test_training_luck_that_all_users_share_is_no_evidence():
+    # The case the test over users alone gets wrong: equal models, five seeds, a shared sd over seeds of 0.004.
+    chance = np.random.default_rng(9)
+    alone, joint = [], []
+    for _ in range(300):
+        luck = chance.normal(0, 0.004, (2, 5))
+        difference = chance.normal(luck[0].mean() - luck[1].mean(), 0.05, 900)
+        users = user_difference(difference, np.zeros(900))
+        alone.append(users.p)
+        joint.append(joint_difference(users, seed_difference(list(luck[0]), list(luck[1]))).p)
+    assert rejections(np.array(alone)) > 0.15
+    assert rejections(np.array(joint)) < 0.065
 
 
 def test_holm_by_hand():
