@@ -80,6 +80,9 @@ class KGAT(Recommender):
         """Whether user and item vectors are first trained as BPR-MF."""
         pretrain_learning_rate: PositiveFloat = tunable(2e-3, low=1e-4, high=1e-2, log=True)
         """Of that training."""
+        pretrain_batch_size: Positive = 2048
+        """Of that training."""
+        patience: Positive = 10
 
     def __init__(self, config: Config, data: KGData) -> None:
         super().__init__(config, data)
@@ -160,12 +163,13 @@ class KGAT(Recommender):
     def procedure(self, data: KGData) -> Iterator[Stage]:
         """BPR-MF, which is this model without layers; then epochs of CF, KG and attention."""
         config = self.config
-        pairs = data.pairs(config.batch_size)
         if config.pretrain:
             self.depth = 0
-            phase = Phase("pairs", pairs, self.loss, [self.nodes], config.pretrain_learning_rate, config.weight_decay)
+            seen = data.pairs(config.pretrain_batch_size)
+            phase = Phase("pairs", seen, self.loss, [self.nodes], config.pretrain_learning_rate, config.weight_decay)
             yield Stage("pretrain", [phase], config.epochs, config.patience)
             self.depth = len(self.layers)
+        pairs = data.pairs(config.batch_size)
         graph = collaborative_graph(data)
         facts = data.triples(graph, len(self.nodes), facts_per_batch(len(graph), pairs.n_samples, config.batch_size))
         of_pairs = [self.nodes, *self.layers.parameters()]
