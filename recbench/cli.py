@@ -10,16 +10,14 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recbench.errors import RecbenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from recbench.running.result import Result
+    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,6 +103,7 @@ def run(
 ) -> None:
     """Run a model on a benchmark, or run again exactly what a result records."""
     from recbench.errors import UsageError
+    from recbench.reporting.console import print_run
     from recbench.running.plan import make_plan, parse_assignments, plan_again
 
     before = None
@@ -125,29 +124,7 @@ def run(
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
         return
-    _print_run(result, plan.directory(out), before)
-
-
-def _print_run(result: Result, directory: Path, before: Result | None) -> None:
-    assert result.metrics is not None
-    assert result.timing is not None
-    assert result.memory is not None
-    assert result.model is not None
-    rows = []
-    for name, value in result.metrics.test.items():
-        row = [name, f"{result.metrics.valid[name]:.4f}", f"{value:.4f}"]
-        if before is not None and before.metrics is not None:
-            old = before.metrics.test[name]
-            row.append("equal" if old == value else f"{old:.6f}")
-        rows.append(row)
-    title = f"{result.benchmark}  {result.model.name}  seed {result.seed}"
-    _print_table(title, ["metric", "valid", "test", *(["recorded"] if before else [])], rows)
-    typer.echo(
-        f"{result.diagnostics['config_from']} configuration, {result.model.parameters:,} parameters, "
-        f"fit {result.timing.fit_s:.1f} s ({len(result.timing.epoch_s)} epochs), "
-        f"evaluation {result.timing.evaluate_s:.2f} s, peak {result.memory.peak_rss_mb:.0f} MB"
-    )
-    typer.echo(f"result: {directory}")
+    print_run(result, plan.directory(out), before)
 
 
 @app.command()
@@ -216,6 +193,7 @@ def tune(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trials at once.")] = None,
     seed: Seed = 1,
     out: Annotated[Path, typer.Option("--out", help="configs/tuned/... is written in this folder.")] = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Search a model's configuration on validation data; the default configuration is the first trial."""
     from recbench.reporting.progress import Display
@@ -236,6 +214,9 @@ def tune(
             out=out,
             on_trial=display.trial,
         )
+    if as_json:
+        typer.echo(tuned.model_dump_json(indent=2))
+        return
     default = "failed" if tuned.default_value is None else f"{tuned.default_value:.5f}"
     typer.echo(
         f"best {tuned.metric} on validation {tuned.value:.5f} (default configuration {default}) "
@@ -249,14 +230,19 @@ def leaderboard_build(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Results to record.")] = None,
     boards: Annotated[Path, typer.Option(help="Folder of the records and pages.")] = Path("leaderboards"),
     command: Annotated[str, typer.Option(help="Command that made the results, kept in the records.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Make records of results, and the pages of all records (Markdown and one HTML file)."""
     from recbench.reporting.boards import build_pages, build_records
 
+    written = build_records(directories, boards, command) if directories else []
+    pages = build_pages(boards)
+    if as_json:
+        typer.echo(json.dumps({"records": len(written), "pages": [str(page) for page in pages]}, indent=2))
+        return
     if directories:
-        written = build_records(directories, boards, command)
         typer.echo(f"{len(written)} records written in {boards}")
-    for page in build_pages(boards):
+    for page in pages:
         typer.echo(f"page: {page}")
 
 
@@ -265,6 +251,7 @@ def data_list(as_json: AsJson = False) -> None:
     """List the datasets."""
     from recbench.data.cards import card_names, load_card
     from recbench.data.fetch import verify
+    from recbench.reporting.console import print_rows
 
     cards = [load_card(name) for name in card_names()]
     rows = [
@@ -277,45 +264,51 @@ def data_list(as_json: AsJson = False) -> None:
         }
         for card in cards
     ]
-    _print_rows(rows, ["name", "title", "MB", "cached"], as_json)
+    print_rows(rows, ["name", "title", "MB", "cached"], as_json)
 
 
 @data_app.command("info")
 def data_info(name: str, as_json: AsJson = False) -> None:
     """Show a dataset's card."""
     from recbench.data.cards import load_card
+    from recbench.reporting.console import print_mapping
 
-    _print_mapping(load_card(name).model_dump(mode="json"), as_json)
+    print_mapping(load_card(name).model_dump(mode="json"), as_json)
 
 
 @data_app.command("fetch")
 def data_fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is cached.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch datasets into the cache and verify every file."""
     from recbench.data.cards import load_card
     from recbench.data.fetch import fetch
 
-    for card in [load_card(name) for name in names]:
-        for path in fetch(card, force=force).values():
-            typer.echo(str(path))
+    cards = [load_card(name) for name in names]
+    fetched = {card.name: list(map(str, fetch(card, force=force).values())) for card in cards}
+    listed = "\n".join(path for paths in fetched.values() for path in paths)
+    typer.echo(json.dumps(fetched, indent=2) if as_json else listed)
 
 
 @data_app.command("verify")
-def data_verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None) -> None:
+def data_verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None, as_json: AsJson = False
+) -> None:
     """Check cached files against their cards (all that are cached, or the named ones)."""
     from recbench.data.cards import card_names, load_card
     from recbench.data.fetch import cached, verify
 
     cards = [load_card(name) for name in names or card_names()]
-    findings: list[str] = []
-    for card in cards if names else [card for card in cards if cached(card)]:
-        found = verify(card)
-        typer.echo(f"{card.name}: {'; '.join(found) or f'{len(card.files)} files verified'}")
-        findings += found
-    if findings:
-        raise RecbenchError(f"{len(findings)} files differ from their cards; recbench data fetch NAME --force")
+    findings = {card.name: verify(card) for card in cards if names or cached(card)}
+    if as_json:
+        typer.echo(json.dumps(findings, indent=2))
+    else:
+        for name, found in findings.items():
+            typer.echo(f"{name}: {'; '.join(found) or 'all files verified'}")
+    if n_wrong := sum(map(len, findings.values())):
+        raise RecbenchError(f"{n_wrong} files differ from their cards; recbench data fetch NAME --force")
 
 
 @models_app.command("list")
@@ -324,6 +317,7 @@ def models_list(
 ) -> None:
     """List the models."""
     from recbench.models.registry import load_model, model_names
+    from recbench.reporting.console import print_rows
 
     models = [load_model(name) for name in model_names()]
     rows = [
@@ -336,7 +330,7 @@ def models_list(
         for model in models
         if task is None or task in model.tasks
     ]
-    _print_rows(rows, ["name", "tasks", "what"], as_json)
+    print_rows(rows, ["name", "tasks", "what"], as_json)
 
 
 @models_app.command("info")
@@ -346,6 +340,7 @@ def models_info(name: str, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from recbench.models.registry import load_model
+    from recbench.reporting.console import print_mapping, print_table
 
     model = load_model(name)
     schema = model.Config.model_json_schema()
@@ -353,14 +348,14 @@ def models_info(name: str, as_json: AsJson = False) -> None:
     if as_json:
         reference = None if model.reference is None else asdict(model.reference)
         information = {"name": model.model_name(), "tasks": model.tasks, "document": document}
-        _print_mapping(information | {"config": schema, "reference": reference}, as_json)
+        print_mapping(information | {"config": schema, "reference": reference}, as_json)
         return
     typer.echo(document + "\n")
     rows = [
         [key, str(field.get_default()), json.dumps(model.Config.search_space().get(key, "")).strip('"')]
         for key, field in model.Config.model_fields.items()
     ]
-    _print_table(f"configuration of {model.model_name()}", ["key", "default", "search space"], rows)
+    print_table(f"configuration of {model.model_name()}", ["key", "default", "search space"], rows)
     if model.reference is not None:
         r = model.reference
         typer.echo(f"reference: {r.metric} {r.value:g} ± {r.tolerance:g} on {r.benchmark} ({r.source})")
@@ -369,6 +364,7 @@ def models_info(name: str, as_json: AsJson = False) -> None:
 @benchmarks_app.command("list")
 def benchmarks_list(as_json: AsJson = False) -> None:
     """List the benchmarks."""
+    from recbench.reporting.console import print_rows
     from recbench.tasks.base import benchmark_names, load_benchmark
 
     rows = [
@@ -376,50 +372,25 @@ def benchmarks_list(as_json: AsJson = False) -> None:
         for name in benchmark_names()
         for benchmark in [load_benchmark(name)]
     ]
-    _print_rows(rows, ["name", "primary metric", "title"], as_json)
+    print_rows(rows, ["name", "primary metric", "title"], as_json)
 
 
 @benchmarks_app.command("info")
 def benchmarks_info(name: str, as_json: AsJson = False) -> None:
     """Show a benchmark: dataset, protocol, metrics."""
+    from recbench.reporting.console import print_mapping
     from recbench.tasks.base import load_benchmark
 
-    _print_mapping(load_benchmark(name).model_dump(mode="json"), as_json)
+    print_mapping(load_benchmark(name).model_dump(mode="json"), as_json)
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show the environment: versions, devices, caches, and what is missing."""
+    from recbench.reporting.console import print_mapping
     from recbench.reporting.doctor import examine
 
-    _print_mapping(examine(), as_json)
-
-
-def _print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        _print_table(None, columns, [[str(row[column]) for column in columns] for row in rows])
-
-
-def _print_mapping(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
-    else:
-        import yaml
-
-        typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100).rstrip())
-
-
-def _print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    print_mapping(examine(), as_json)
 
 
 if __name__ == "__main__":
