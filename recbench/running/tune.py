@@ -120,7 +120,10 @@ def tune(
         ended = len(_ended(study))
         value = outcome.value[0] if outcome.value else None
         on_trial(Finished(trial.number, trial.params, value, outcome.error, seconds, ended, trials, _best_value(study)))
-    return _write(study, plan, space, out, f"recbench tune {benchmark} {model} --trials {trials}", split)
+    words = ["recbench", "tune", benchmark, model, *(f"{key}={value}" for key, value in given.items())]
+    return _write(
+        study, plan, space, given, out, " ".join([*words, "--trials", str(trials), "--seed", str(seed)]), split
+    )
 
 
 def _open(name: str, storage: str, plan: Plan) -> optuna.Study:
@@ -206,7 +209,13 @@ def _best_value(study: optuna.Study) -> float | None:
 
 
 def _write(
-    study: optuna.Study, plan: Plan, space: Mapping[str, Any], out: Path, command: str, split: set[str]
+    study: optuna.Study,
+    plan: Plan,
+    space: Mapping[str, Any],
+    given: Mapping[str, Any],
+    out: Path,
+    command: str,
+    split: set[str],
 ) -> tuple[Path, Tuned]:
     import optuna
 
@@ -229,6 +238,6 @@ def _write(
         split_sha256=next(iter(split)),
         optuna=optuna.__version__,
         command=command,
-        config=study.best_params,
+        config={**{key: values[key] for key in given if key in values}, **study.best_params},
     )
     return write_tuned(out / FOLDER, tuned), tuned

@@ -37,7 +37,7 @@ class Tuned(BaseModel):
     optuna: str
     command: str
     config: dict[str, Any]
-    """The tuned keys only; all others are defaults."""
+    """The tuned keys, and those that were held fixed at given values; all others are defaults."""
 
 
 def find_tuned(benchmark: str, model: str) -> tuple[Path, Tuned] | None:
