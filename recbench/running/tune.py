@@ -120,10 +120,12 @@ def tune(
         ended = len(_ended(study))
         value = outcome.value[0] if outcome.value else None
         on_trial(Finished(trial.number, trial.params, value, outcome.error, seconds, ended, trials, _best_value(study)))
-    words = ["recbench", "tune", benchmark, model, *(f"{key}={value}" for key, value in given.items())]
-    return _write(
-        study, plan, space, given, out, " ".join([*words, "--trials", str(trials), "--seed", str(seed)]), split
+    # Without blanks a list is one word of a command line.
+    fixed = [f"{key}={value}".replace(" ", "") for key, value in given.items()]
+    command = " ".join(
+        ["recbench tune", benchmark, model, *fixed, "--trials", str(trials), "--seed", str(seed)],
     )
+    return _write(study, plan, space, given, out, command, split)
 
 
 def _open(name: str, storage: str, plan: Plan) -> optuna.Study:

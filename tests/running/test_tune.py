@@ -75,14 +75,15 @@ def test_a_killed_study_goes_on_to_its_budget_and_is_used(start, wait_for, tmp_p
     path = tmp_path / "configs" / "tuned" / BENCHMARK / "deepfm.yaml"
     tuned = Tuned(**yaml.safe_load(path.read_text()))
     best = max(finished, key=lambda trial: trial.value)
-    assert (tuned.trials, tuned.value, tuned.config) == (4, best.value, best.params)
+    fixed_config = config.parse(FIXED, "the test").model_dump(mode="json", include=set(FIXED))
+    assert (tuned.trials, tuned.value, tuned.config) == (4, best.value, fixed_config | best.params)
     assert tuned.default_value == finished[0].value
     assert tuned.tune_s == pytest.approx(sum(trial.user_attrs["seconds"] for trial in finished), abs=0.1)
-    assert tuned.command.startswith(f"recbench tune {BENCHMARK} deepfm")
+    assert tuned.command == f"recbench tune {BENCHMARK} deepfm {' '.join(fixed)} --trials 4 --seed 1"
 
     monkeypatch.chdir(tmp_path)
-    used = run(BENCHMARK, "deepfm", out=tmp_path / "out", tracking=False, **FIXED)
-    assert used.diagnostics["config_from"] == "tuned + given"
+    used = run(BENCHMARK, "deepfm", out=tmp_path / "out", tracking=False)
+    assert used.diagnostics["config_from"] == "tuned"
     assert used.budget.model_dump() == {"trials": 4, "tune_s": tuned.tune_s}
     assert used.config.items() >= tuned.config.items()
     # A trial judges as a run does: on validation, by the benchmark's metric.
