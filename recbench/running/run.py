@@ -258,6 +258,7 @@ class _Recorder:
         """Send the last figures and the files to the tracking store."""
         result, tracker = self.result, self.tracker
         if self.sampler is not None:
+            self.sampler.stop()  # a failed run has not come to its end
             tracker.samples(self.sampler.drain())
         if result.status == "finished" and result.metrics and result.timing and result.memory:
             figures = {f"test/{name}": value for name, value in result.metrics.test.items()}
