@@ -14,7 +14,7 @@ import yaml
 from recbench.data.cards import Card, load_card
 from recbench.errors import UsageError, unknown
 from recbench.models.registry import load_model, model_names
-from recbench.running.result import BudgetRecord, Result, read_result, result_dir
+from recbench.running.result import RECORD, BudgetRecord, Result, read_result, result_dir
 from recbench.running.settings import Settings
 from recbench.running.tuned import find_tuned
 from recbench.tasks.base import Benchmark, load_benchmark
@@ -44,6 +44,28 @@ class Plan:
     def directory(self, out: Path) -> Path:
         """Return the result directory under ``out``."""
         return result_dir(out, self.benchmark.name, self.model.model_name(), self.seed)
+
+    def finished(self, out: Path) -> Result | None:
+        """Return the finished result of this very plan under ``out``, or None.
+
+        A finished result of another plan in its place is never overwritten: UsageError.
+        """
+        directory = self.directory(out)
+        result = read_result(directory) if (directory / RECORD).is_file() else None
+        if result is None or result.status != "finished":
+            return None
+        if result.diagnostics.get("identity") == self.identity():
+            return result
+        now = self.config.model_dump(mode="json")
+        differing = [
+            f"{key}={result.config.get(key)} there, {now.get(key)} now"
+            for key in sorted({*now, *result.config})
+            if now.get(key) != result.config.get(key)
+        ]
+        raise UsageError(
+            f"{directory} holds a finished result of another run ({'; '.join(differing) or 'other data or code'}); "
+            "give another --out, or delete it"
+        )
 
     def identity(self) -> str:
         """Return a digest of what decides the numbers: two runs of one identity are the same run."""

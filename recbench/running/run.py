@@ -33,7 +33,6 @@ from recbench.running.result import (
     ReferenceRecord,
     Result,
     TimingRecord,
-    read_result,
     write_result,
 )
 from recbench.running.settings import Settings
@@ -60,7 +59,7 @@ def execute(
     killed goes on from its checkpoint. A failure is recorded and raised.
     """
     directory = plan.directory(out)
-    finished = _finished(plan, directory)
+    finished = plan.finished(out)
     if finished is not None:
         return finished
     with _directory(directory), _logged(directory / LOG):
@@ -88,26 +87,6 @@ def execute(
             raise
         finally:
             recorder.close()
-
-
-def _finished(plan: Plan, directory: Path) -> Result | None:
-    if not (directory / RECORD).is_file():
-        return None
-    result = read_result(directory)
-    if result.status != "finished":
-        return None
-    if result.diagnostics.get("identity") == plan.identity():
-        return result
-    now = plan.config.model_dump(mode="json")
-    differing = [
-        f"{key}={result.config.get(key)} there, {now.get(key)} now"
-        for key in sorted({*now, *result.config})
-        if now.get(key) != result.config.get(key)
-    ]
-    raise UsageError(
-        f"{directory} holds a finished result of another run ({'; '.join(differing) or 'other data or code'}); "
-        "give another --out, or delete it"
-    )
 
 
 def blank_result(plan: Plan) -> Result:

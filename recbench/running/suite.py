@@ -99,13 +99,8 @@ def run_suite(
         on_done(Done(job, result, len(results), total))
 
     for job, plan in planned:
-        directory = plan.directory(out)
-        finished = read_result(directory) if (directory / RECORD).is_file() else None
-        if finished is not None and finished.status == "finished":
-            if finished.diagnostics.get("identity") != plan.identity():
-                raise UsageError(
-                    f"{directory} holds a finished result of other settings or data; give another --out or delete it"
-                )
+        finished = plan.finished(out)
+        if finished is not None:
             done(job, finished)
         else:
             waiting.append(job)

@@ -102,7 +102,7 @@ def test_another_definition_does_not_take_over_finished_results(tmp_path, finish
     same, _ = run_it(definition, folder.parents[3])
     assert same == [result]
     other = suite_of([{"benchmark": "ctr/ml-100k", "models": ["lr"], "values": {"epochs": 2, "tuned": False}}])
-    with pytest.raises(module.UsageError, match="finished result of other settings"):
+    with pytest.raises(module.UsageError, match=r"finished result of another run \(epochs=1 there, 2 now\)"):
         run_it(other, folder.parents[3])
 
 
