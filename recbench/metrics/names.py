@@ -1,7 +1,8 @@
 """The names of the metrics: what is known, what a name means, and which way is better.
 
 Ranking metrics carry a cutoff (``ndcg@10``) and are defined in ``recbench.metrics.ranking``; pointwise metrics do not
-(``auc``) and are defined in ``recbench.metrics.pointwise``.
+(``auc``) and are defined in ``recbench.metrics.pointwise``. ``mrr`` without a cutoff and ``hits@k`` are those of
+knowledge-graph completion, in ``recbench.metrics.ranks``.
 """
 
 import re
@@ -24,6 +25,9 @@ POINTWISE: dict[str, bool | None] = {
 }
 """Pointwise metrics: whether higher is better; None where the best value is neither the highest nor the lowest."""
 
+RANK = ("mrr", "hits@k")
+"""Metrics of one right answer's rank; both lie in [0, 1] and higher is better."""
+
 _WITH_CUTOFF = tuple(f"{kind}@k" for kind in RANKING)
 
 
@@ -38,14 +42,25 @@ def parse(name: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
+def hits_cutoff(name: str) -> int:
+    """Return k of ``hits@k``; raises ``UsageError`` for anything else."""
+    match = re.fullmatch(r"hits@([1-9][0-9]*)", name)
+    if match is None:
+        raise unknown("metric of ranks", name, RANK)
+    return int(match[1])
+
+
 def validate(names: Iterable[str]) -> None:
-    """Raise ``UsageError`` for the first name that is neither a pointwise nor a ranking metric."""
+    """Raise ``UsageError`` for the first name that is no metric."""
     for name in names:
-        if name in POINTWISE:
+        if name in POINTWISE or name == "mrr":
             continue
         if "@" not in name:
-            raise unknown("metric", name, (*POINTWISE, *_WITH_CUTOFF))
-        parse(name)
+            raise unknown("metric", name, (*POINTWISE, *RANK, *_WITH_CUTOFF))
+        if name.startswith("hits@"):
+            hits_cutoff(name)
+        else:
+            parse(name)
 
 
 def higher_is_better(name: str) -> bool:

@@ -167,6 +167,18 @@ class Recommender(Model):
     """Scores all items for a block of users."""
 
     tasks: ClassVar[tuple[str, ...]] = ("topn", "kg")
+    folds_in: ClassVar[bool] = False
+    """Whether it scores from the history in the batch, and so can score users who were not in training."""
+
+    @classmethod
+    def create(cls, config: ModelConfig, data: TopNData) -> Self:
+        """Make the model, if it can score the users who will be asked for."""
+        if data.fold_in and not cls.folds_in:
+            raise UsageError(
+                f"{cls.model_name()} knows users by their number, and this benchmark asks for users who are not in "
+                "training; use a model with folds_in = True, which scores from a user's history"
+            )
+        return super().create(config, data)
 
     def __init__(self, config: ModelConfig, data: TopNData) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,11 @@ class Plan:
     budget: BudgetRecord
     seed: int
 
+    @cached_property
+    def data_sha256(self) -> str:
+        """Digest of the raw files that the run rests on."""
+        return self.benchmark.protocol.raw_sha256(self.card)
+
     def directory(self, out: Path) -> Path:
         """Return the result directory under ``out``."""
         return result_dir(out, self.benchmark.name, self.model.model_name(), self.seed)
@@ -71,7 +77,7 @@ class Plan:
         """Return a digest of what decides the numbers: two runs of one identity are the same run."""
         content = {
             "benchmark": self.benchmark.model_dump(mode="json"),
-            "data": self.card.sha256,
+            "data": self.data_sha256,
             "model": [self.model.model_name(), self.model.version, self.source_sha256],
             "config": self.config.model_dump(mode="json"),
             "settings": self.settings.model_dump(include={"precision", "compile"}),

@@ -98,7 +98,7 @@ def blank_result(plan: Plan) -> Result:
         benchmark=plan.benchmark.name,
         primary_metric=plan.benchmark.primary_metric,
         seed=plan.seed,
-        dataset=DatasetRecord(name=plan.card.name, version=plan.card.version, sha256=plan.card.sha256),
+        dataset=DatasetRecord(name=plan.card.name, version=plan.card.version, sha256=plan.data_sha256),
         model=ModelRecord(
             name=plan.model.model_name(),
             version=plan.model.version,
@@ -177,7 +177,7 @@ class _Recorder:
                 plan.benchmark.name,
                 f"{name} seed {plan.seed}",
                 {"model": name, "seed": plan.seed, **result.config, "settings": result.settings},
-                {"split_sha256": prepared.split_sha256, "dataset_sha256": plan.card.sha256},
+                {"split_sha256": prepared.split_sha256, "dataset_sha256": plan.data_sha256},
                 self.parent_run_id,
             )
         result.mlflow = {"run_id": self.tracker.run_id}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recbench.data.store import Arrays, Prepared
@@ -17,27 +19,37 @@ from recbench.tasks.base import Evaluation, Tables, Task
 from recbench.tasks.batches import Ragged, blocks, to_device
 
 ROWS_AT_ONCE = 2**14
+ROWS_IN_BLOCK = 1000
 
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical input field; its ids are ``offset <= id < offset + size``, the first meaning "unseen"."""
+    """An input field; a categorical one has the ids ``offset <= id < offset + size``, the first meaning "unseen".
+
+    Fields that share a vocabulary have the same ids. A dense field is a number, and has one id for its vector.
+    """
 
     name: str
     multi: bool
     size: int
     offset: int
+    dense: bool = False
 
 
 class FieldSpace(tuple[Field, ...]):
-    """All input fields, single- and multi-valued, in the order of their ids."""
+    """All input fields, in the order in which the benchmark names them."""
 
     __slots__ = ()
 
     @property
     def single(self) -> list[Field]:
-        """Fields of one value a row: the columns of ``CTRBatch.ids``."""
-        return [field for field in self if not field.multi]
+        """Fields of one id a row: the columns of ``CTRBatch.ids``."""
+        return [field for field in self if not field.multi and not field.dense]
+
+    @property
+    def dense(self) -> list[Field]:
+        """Fields that are numbers: the columns of ``CTRBatch.dense``."""
+        return [field for field in self if field.dense]
 
     @property
     def multi(self) -> list[Field]:
@@ -47,16 +59,21 @@ class FieldSpace(tuple[Field, ...]):
     @property
     def n_ids(self) -> int:
         """Number of ids of all fields together."""
-        return sum(field.size for field in self)
+        return max(field.offset + field.size for field in self)
 
 
 @dataclass(frozen=True)
 class CTRBatch:
-    """A block of B rows: ``ids`` (B, F) of the single-valued fields, a ragged per multi-valued one, labels (B,)."""
+    """A block of B rows.
+
+    ``ids`` (B, F) of the single-valued fields, ``multi`` a ragged per multi-valued one, ``labels`` (B,), and ``dense``
+    (B, D) float32 of the fields that are numbers, None where there are none.
+    """
 
     ids: Tensor
     multi: Mapping[str, Ragged]
     labels: Tensor
+    dense: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,14 +81,16 @@ class CTRBatch:
     def take(self, rows: Tensor) -> CTRBatch:
         """Return the given rows in the given order."""
         multi = {name: ragged.take(rows) for name, ragged in self.multi.items()}
-        return CTRBatch(self.ids[rows], multi, self.labels[rows])
+        dense = None if self.dense is None else self.dense[rows]
+        return CTRBatch(self.ids[rows], multi, self.labels[rows], dense)
 
     def split(self, size: int) -> Iterator[CTRBatch]:
         """Yield consecutive blocks of ``size`` rows (the last may be smaller)."""
         columns = [ragged.split(size) for ragged in self.multi.values()]
-        singles = zip(blocks(self.ids, size), blocks(self.labels, size), strict=True)
-        for (ids, labels), *raggeds in zip(singles, *columns, strict=True):
-            yield CTRBatch(ids, dict(zip(self.multi, raggeds, strict=True)), labels)
+        dense = repeat(None) if self.dense is None else blocks(self.dense, size)
+        singles = zip(blocks(self.ids, size), blocks(self.labels, size), dense, strict=False)
+        for (ids, labels, numbers), *raggeds in zip(singles, *columns, strict=True):
+            yield CTRBatch(ids, dict(zip(self.multi, raggeds, strict=True)), labels, numbers)
 
 
 class CTRData:
@@ -131,12 +150,14 @@ class CTRTask(Task[CTRData, Classifier]):
             for field in self.fields.multi
         }
         labels = torch.tensor(part["labels"], device=self.device)
-        return CTRBatch(to_device(part["ids"], self.device), multi, labels)
+        dense = torch.tensor(part["dense"], device=self.device) if "dense" in part else None
+        return CTRBatch(to_device(part["ids"], self.device), multi, labels, dense)
 
     def evaluate(self, model: Classifier, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
         """Predict every row and measure.
 
-        Predictions: ``row, score``, the row's number in the part and the predicted probability. Per user: log loss.
+        Predictions: ``row, score``, the row's number in the part and the predicted probability. Log loss per user (or
+        whatever groups the rows), or per block of consecutive rows in a log without groups.
         """
         rows = self._batch(part)
         logits = torch.cat([model(block).double() for block in rows.split(ROWS_AT_ONCE)])
@@ -152,7 +173,7 @@ class CTRTask(Task[CTRData, Classifier]):
             losses = torch.nn.functional.binary_cross_entropy_with_logits(
                 logits, rows.labels.double(), reduction="none"
             )
-            by_row = pl.DataFrame({"user": part["groups"], "logloss": losses.cpu().numpy()})
+            by_row = pl.DataFrame({"user": self._groups(part), "logloss": losses.cpu().numpy()})
             scores = probabilities.cpu().numpy()
             return Tables(
                 per_user=by_row.group_by("user").agg(pl.col("logloss").mean()).sort("user"),
@@ -165,8 +186,17 @@ class CTRTask(Task[CTRData, Classifier]):
             diagnostics={"positive_share": float(rows.labels.mean())},
         )
 
+    def _groups(self, part: Arrays) -> NDArray[np.str_]:
+        """Return the raw id of each row's group."""
+        if "groups" in part:
+            return self._shared["group_ids"][part["groups"]]
+        first = np.arange(len(part["labels"])) // ROWS_IN_BLOCK * ROWS_IN_BLOCK
+        return np.char.add("rows from ", first.astype(str))
+
     def leaks(self, test: Arrays) -> list[str]:
         """Find test rows whose single-valued fields all equal those of a training row (the same event twice)."""
+        if "dense" in test:
+            return []  # equal ids do not make the same event
         multipliers = np.random.default_rng(0).integers(1, 2**62, test["ids"].shape[1])
         # One 64-bit key a row, wrapping around: equal rows have equal keys, others almost surely not.
         keys = (test["ids"] * multipliers).sum(axis=1)

@@ -69,12 +69,14 @@ class PairBatch:
 class TopNData:
     """What a top-N model trains on: the training interactions, on the device.
 
-    ``users``, ``items``: (n,) sorted by user and item; ``history``: the same as one ragged row a user.
+    ``users``, ``items``: (n,) sorted by user and item; ``history``: the same as one ragged row a user. ``fold_in``
+    says that validation and test are of users who are not in training, known by the history shown with them.
     """
 
-    def __init__(self, n_users: int, n_items: int, users: Tensor, items: Tensor) -> None:
+    def __init__(self, n_users: int, n_items: int, users: Tensor, items: Tensor, *, fold_in: bool = False) -> None:
         self.n_users = n_users
         self.n_items = n_items
+        self.fold_in = fold_in
         self.users = users
         self.items = items
         counts = torch.bincount(users, minlength=n_users)
@@ -194,12 +196,15 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
         k = max(parse(name)[1] for name in self.benchmark.metrics)
         truth_users, truth_items = to_device(part["users"], device), to_device(part["items"], device)
         truth_keys = truth_users * data.n_items + truth_items
-        seen_rows = None if seen is None else self._rows(seen)
+        shown = [self._rows(part, "history_")] if "history_users" in part else []
+        seen_rows = shown if seen is None else [*shown, self._rows(seen)]
         users, relevant = torch.unique_consecutive(truth_users, return_counts=True)
         model.prepare_scoring()
         tops: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for block in blocks(users, max(1, SCORES_AT_ONCE // data.n_items)):
             batch = data.user_batch(block)
+            if data.fold_in:
+                batch = UserBatch(block, shown[0].take(block), data.n_items)
             scores = model.score(batch)
             if scores.shape != (len(block), data.n_items):
                 raise RecbenchError(
@@ -208,8 +213,8 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
             # A model may return a view of its own parameters: masking must not write into them.
             scores = scores.float().clone()
             scores[batch.history.rows(), batch.history.values] = -torch.inf
-            if seen_rows is not None:
-                rows = seen_rows.take(block)
+            for others in seen_rows:
+                rows = others.take(block)
                 scores[rows.rows(), rows.values] = -torch.inf
             items, top_scores, tied = ranking.top_k(scores, k, block)
             hits = ranking.hits(items, block, truth_keys, data.n_items)
@@ -240,13 +245,19 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
             diagnostics={
                 "tie_rate": float(tied.double().mean()),
                 "users_without_truth": float(data.n_users - len(users)),
+                "users_without_history": float((self._scored_from(shown)[users] == 0).sum()),
             },
         )
 
-    def _rows(self, part: Arrays) -> Ragged:
+    def _rows(self, part: Arrays, prefix: str = "") -> Ragged:
         """Return a part's items as one ragged row a user."""
-        counts = torch.bincount(to_device(part["users"], self.device), minlength=self.data.n_users)
-        return Ragged(to_device(part["items"], self.device), torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+        counts = torch.bincount(to_device(part[f"{prefix}users"], self.device), minlength=self.data.n_users)
+        items = to_device(part[f"{prefix}items"], self.device)
+        return Ragged(items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+
+    def _scored_from(self, shown: list[Ragged]) -> Tensor:
+        """Return the number of items each user is scored from, shape (U,)."""
+        return shown[0].lengths if self.data.fold_in else self.data.history.lengths
 
     def leaks(self, test: Arrays) -> list[str]:
         """Find test interactions that are also in training or validation."""
@@ -265,4 +276,5 @@ class TopNTask(RankingTask[TopNData]):
             prepared.meta["n_items"],
             to_device(train["users"], self.device),
             to_device(train["items"], self.device),
+            fold_in=prepared.meta.get("fold_in", False),
         )

@@ -1,6 +1,7 @@
-"""The four protocols on the real MovieLens-100K and Coat: who is where, and nothing from where it must not be."""
+"""The protocols on the real MovieLens-100K and Coat: who is where, and nothing from where it must not be."""
 
-from collections.abc import Callable
+import tempfile
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from recbench.data import splits
-from recbench.data.cards import Card, load_card
-from recbench.data.fetch import fetch
-from recbench.data.protocols import AnyProtocol, Labelled, Protocol, SemiSynthetic, index
-from recbench.data.readers import read_table
-from recbench.data.store import Arrays, Built, prepared
+from recbench.data.cards import load_card
+from recbench.data.protocols import AnyProtocol, Labelled, Protocol, SemiSynthetic
+from recbench.data.protocols.base import index
+from recbench.data.source import Source
+from recbench.data.store import Arrays, prepared
 from recbench.errors import RecbenchError
 from recbench.tasks.base import load_benchmark
 
@@ -25,19 +26,46 @@ IMPLICIT, LABELLED, GRAPH = "topn/ml-100k", "ctr/ml-100k", "kg/ml-100k"
 RANDOM_TEST, SEMISYNTHETIC = "rating/coat", "rating/ml-100k-semisynthetic"
 
 
+class Tables(Source):
+    """A dataset whose tables are read once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(load_card(name))
+        self.read = cache(super().table)
+
+    def table(self, name: str) -> pl.DataFrame:
+        return self.read(name)
+
+
 @cache
-def raw(dataset: str) -> tuple[Card, Callable[[str], pl.DataFrame]]:
-    card = load_card(dataset)
+def raw(dataset: str) -> Tables:
+    tables = Tables(dataset)
     try:
-        files = fetch(card)
+        tables.table("interactions")
     except RecbenchError as error:
         pytest.skip(f"no files of {dataset}: {error}")
-    return card, cache(lambda table: read_table(card, table, files))
+    return tables
 
 
-def build(name: str, **changed: Any) -> Built:
+@dataclass(frozen=True)
+class Arrayed:
+    parts: dict[str, Arrays]
+    meta: dict[str, Any]
+    split_sha256: str
+
+
+def arrayed(protocol: Protocol, source: Source) -> Arrayed:
+    """Everything a protocol writes, read back into memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepared(Path(folder) / "it", lambda out: protocol.build(source, out))
+        parts = {name: data.part(name) for name in ("shared", *PARTS, "truth")}
+        copies = {part: {name: np.array(values) for name, values in arrays.items()} for part, arrays in parts.items()}
+        return Arrayed(copies, dict(data.meta), data.split_sha256)
+
+
+def build(name: str, **changed: Any) -> Arrayed:
     benchmark = load_benchmark(name)
-    return benchmark.protocol.model_copy(update=changed).build(raw(benchmark.dataset)[1])
+    return arrayed(benchmark.protocol.model_copy(update=changed), raw(benchmark.dataset))
 
 
 built = cache(build)
@@ -56,7 +84,7 @@ def floor_share(counts: np.ndarray, share: float) -> np.ndarray:
 
 
 def test_implicit_holds_out_a_tenth_of_every_user_rounded_down() -> None:
-    log, parts = raw("ml-100k")[1]("interactions"), built(IMPLICIT).parts
+    log, parts = raw("ml-100k").table("interactions"), built(IMPLICIT).parts
     sizes = log.group_by("user").len().sort(pl.col("user").cast(int))["len"].to_numpy()
     for name in ("valid", "test"):
         assert np.array_equal(np.bincount(parts[name]["users"], minlength=943), floor_share(sizes, 0.1))
@@ -64,7 +92,7 @@ def test_implicit_holds_out_a_tenth_of_every_user_rounded_down() -> None:
 
 
 def test_implicit_parts_are_the_log_each_interaction_once() -> None:
-    parts, log = built(IMPLICIT).parts, raw("ml-100k")[1]("interactions")
+    parts, log = built(IMPLICIT).parts, raw("ml-100k").table("interactions")
     ids = parts["shared"]
     pairs = [
         np.char.add(np.char.add(ids["user_ids"][parts[name]["users"]], "|"), ids["item_ids"][parts[name]["items"]])
@@ -83,7 +111,7 @@ def test_the_graph_benchmark_has_the_same_split_and_the_items_first() -> None:
     alone, graph = built(IMPLICIT).parts, built(GRAPH).parts
     for name in PARTS:
         assert np.array_equal(keys(alone[name], 1682), keys(graph[name], 1682))
-    shared, triples, links = graph["shared"], raw("ml-100k")[1]("triples"), raw("ml-100k")[1]("links")
+    shared, triples, links = graph["shared"], raw("ml-100k").table("triples"), raw("ml-100k").table("links")
     n_entities = len(shared["entity_ids"])
     assert np.array_equal(shared["entity_ids"][:1682], np.char.add("item:", shared["item_ids"]))
     assert len(np.unique(shared["entity_ids"])) == n_entities
@@ -99,17 +127,18 @@ def test_the_graph_benchmark_has_the_same_split_and_the_items_first() -> None:
 
 
 def test_labelled_parts_keep_the_order_of_the_log() -> None:
-    log, parts = raw("ml-100k")[1]("interactions"), built(LABELLED).parts
+    log, parts = raw("ml-100k").table("interactions"), built(LABELLED).parts
     of = splits.random_rows(len(log), 0.1, 0.1, load_benchmark(LABELLED).protocol.seed)
     for number, (name, size) in enumerate(zip(PARTS, (80_000, 10_000, 10_000), strict=True)):
         rows = log.filter(pl.Series(of == number))
         assert len(rows) == size
         assert np.array_equal(parts[name]["labels"], rows["rating"].to_numpy() >= 4)
-        assert np.array_equal(parts[name]["groups"], rows["user"].to_numpy().astype(str))
+        groups = parts["shared"]["group_ids"][parts[name]["groups"]]
+        assert np.array_equal(groups, rows["user"].to_numpy().astype(str))
 
 
 def test_labelled_vocabularies_are_those_of_training() -> None:
-    data, log = built(LABELLED), raw("ml-100k")[1]("interactions")
+    data, log = built(LABELLED), raw("ml-100k").table("interactions")
     fields = data.meta["fields"]
     assert [field["offset"] for field in fields] == np.cumsum([0, *(field["size"] for field in fields[:-1])]).tolist()
     of = splits.random_rows(len(log), 0.1, 0.1, load_benchmark(LABELLED).protocol.seed)
@@ -129,7 +158,7 @@ def test_labelled_vocabularies_are_those_of_training() -> None:
 
 
 def test_labelled_multi_valued_field() -> None:
-    data, tables = built(LABELLED), raw("ml-100k")[1]
+    data, tables = built(LABELLED), raw("ml-100k").table
     genres = tables("interactions").join(tables("items"), on="item", how="left", maintain_order="left")["genres"]
     of = splits.random_rows(len(genres), 0.1, 0.1, load_benchmark(LABELLED).protocol.seed)
     (field,) = (field for field in data.meta["fields"] if field["multi"])
@@ -147,7 +176,7 @@ def test_labelled_names_a_missing_column() -> None:
     assert isinstance(protocol, Labelled)
     wrong = Labelled.model_validate(protocol.model_dump() | {"fields": [{"name": "price"}]})
     with pytest.raises(RecbenchError, match="field 'price' needs the column 'price', and the dataset has user"):
-        wrong.build(raw("ml-100k")[1])
+        arrayed(wrong, raw("ml-100k"))
 
 
 # random-test
@@ -163,7 +192,7 @@ def test_random_test_counts() -> None:
 
 
 def test_random_test_pairs_labels_and_propensities_belong_together() -> None:
-    parts, tables = built(RANDOM_TEST).parts, raw("coat")[1]
+    parts, tables = built(RANDOM_TEST).parts, raw("coat").table
     assert np.array_equal(parts["shared"]["user_ids"], np.arange(290).astype(str))
     assert np.array_equal(parts["shared"]["item_ids"], np.arange(300).astype(str))
     published = tables("propensities")["propensity"].to_numpy().reshape(290, 300)
@@ -248,10 +277,9 @@ def test_classes_must_agree() -> None:
 
 
 @pytest.mark.parametrize("name", [IMPLICIT, LABELLED, GRAPH, RANDOM_TEST, SEMISYNTHETIC])
-def test_the_seed_alone_decides_the_split(name: str, tmp_path: Path) -> None:
+def test_the_seed_alone_decides_the_split(name: str) -> None:
     seed = load_benchmark(name).protocol.seed
-    builds = (lambda: built(name), lambda: build(name), lambda: build(name, seed=seed + 1))
-    digests = [prepared(tmp_path / str(run), make).split_sha256 for run, make in enumerate(builds)]
+    digests = [data.split_sha256 for data in (built(name), build(name), build(name, seed=seed + 1))]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
 
@@ -281,10 +309,11 @@ def test_index_is_in_numeric_order_with_other_text_last() -> None:
     ("content", "expected"),
     [
         ({"kind": "implicit", "valdi": 0.1}, "valdi"),
-        ({"kind": "implicit", "valid": 1.0}, "less than 1"),
-        ({"kind": "leave-one-out"}, "'implicit', 'labelled', 'random-test', 'semisynthetic'"),
+        ({"kind": "implicit", "split": {"kind": "random-by-user", "valid": 1.0}}, "less than 1"),
+        ({"kind": "implicit", "split": {"kind": "leave-one-out"}}, "'leave-k-out'"),
+        ({"kind": "leave-one-out"}, "'implicit', 'labelled', 'random-test', 'semisynthetic', 'facts'"),
         ({"kind": "random-test"}, "positive_from"),
-        ({"kind": "labelled", "positive_from": 4, "fields": [{"name": "user", "multy": True}]}, "multy"),
+        ({"kind": "labelled", "fields": [{"name": "user", "multy": True}]}, "multy"),
         ({}, "kind"),
     ],
 )

@@ -26,6 +26,7 @@ class EASE(ClosedFormRecommender):
         l2: PositiveFloat = tunable(300.0, low=10.0, high=5000.0, log=True)
         """Lambda. Published: 500 on ML-20M, 1000 on Netflix, 200 on MSD."""
 
+    folds_in = True
     reference = Reference("RecBole 1.2.1, its own draw of the same protocol", "topn/ml-100k", "ndcg@10", 0.3295, 0.015)
     weight: Tensor
 

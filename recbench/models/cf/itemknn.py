@@ -41,6 +41,7 @@ class ItemKNN(ClosedFormRecommender):
         weighting: Literal["none", "tfidf"] = tunable("tfidf", choices=("none", "tfidf"))
         """Weight of a user's interactions."""
 
+    folds_in = True
     reference = Reference("Ferrari Dacrema et al., TOIS 2021", "topn/ml-20m-strong", "ndcg@100", 0.3492, 0.005)
     neighbours: Tensor
     similarities: Tensor

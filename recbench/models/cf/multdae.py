@@ -34,6 +34,7 @@ class MultDAE(Recommender):
         batch_size: Positive = 100
         """Users in a batch. Published: 500 of 116 677."""
 
+    folds_in = True
     reference = Reference("the authors' notebook", "topn/ml-20m-strong", "ndcg@100", 0.41997, 0.004)
 
     def __init__(self, config: Config, data: TopNData) -> None:

@@ -55,6 +55,7 @@ class MultVAE(Recommender):
         """Users in a batch. Published: 500 of 116 677."""
         patience: Positive = 8
 
+    folds_in = True
     reference = Reference("the authors' notebook", "topn/ml-20m-strong", "ndcg@100", 0.42592, 0.004)
     updates: Tensor
 

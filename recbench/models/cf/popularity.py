@@ -16,6 +16,7 @@ from recbench.tasks.topn import TopNData, UserBatch
 class Popularity(ClosedFormRecommender):
     """Ranks items by their number of training interactions, alike for every user."""
 
+    folds_in = True
     counts: Tensor
 
     def __init__(self, config: ModelConfig, data: TopNData) -> None:

@@ -22,6 +22,7 @@ VALUES = 2**24  # every integer below is exact in float32
 class Random(Recommender):
     """Ranks items in a random order of its own for every user."""
 
+    folds_in = True
     seed: Tensor
 
     def __init__(self, config: ModelConfig, data: TopNData) -> None:

@@ -13,7 +13,7 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class FieldEmbedding(nn.Module):
     """One vector per id, in one table for all fields; a multi-valued field is the mean of its values' vectors.
 
-    A row without any value of a multi-valued field gets a zero vector there. Initial weights are normal with standard
+    A dense field is its number times its one vector, as in LibFM (Rendle, TIST 2012). A row without any value of a multi-valued field gets a zero vector there. Initial weights are normal with standard
     deviation 1e-4, as in FuxiCTR (Zhu et al., CIKM 2021, arXiv:2009.05794).
 
     Shapes: a batch of B rows -> (B, F, D), fields in the order of the ``FieldSpace``.
@@ -27,10 +27,17 @@ class FieldEmbedding(nn.Module):
     def forward(self, batch: CTRBatch) -> Tensor:
         """Look up the fields of a batch, shape (B, F, D)."""
         single = functional.embedding(batch.ids, self.weight)
-        if not self.fields.multi:
+        if len(self.fields.single) == len(self.fields):
             return single
-        columns = iter(single.unbind(1))
-        vectors = [self._mean(batch, field.name) if field.multi else next(columns) for field in self.fields]
+        columns, numbers = iter(single.unbind(1)), iter([] if batch.dense is None else batch.dense.unbind(1))
+        vectors = []
+        for field in self.fields:
+            if field.multi:
+                vectors.append(self._mean(batch, field.name))
+            elif field.dense:
+                vectors.append(next(numbers)[:, None] * self.weight[field.offset])
+            else:
+                vectors.append(next(columns))
         return torch.stack(vectors, 1)
 
     def _mean(self, batch: CTRBatch, name: str) -> Tensor:

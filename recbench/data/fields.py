@@ -1,0 +1,55 @@
+"""Input fields of click models, as a benchmark describes them."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+
+
+class FieldSpec(BaseModel):
+    """One input field of a click model: a column of the log, of the users or of the items."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    column: str | None = None
+    """Column it is made from, where its name differs."""
+    prefix: PositiveInt | None = None
+    """Keep only this many leading characters."""
+    multi: bool = False
+    """Several values a row (a list column), in no order."""
+    sequence: PositiveInt | None = None
+    """Several values a row, in order, of which at most so many, the last ones, are kept."""
+    transform: Literal["none", "standardise", "log-square", "quantile"] | None = None
+    """Of a column of numbers. ``none`` and ``standardise`` (to mean 0 and deviation 1; missing becomes the mean) give a
+    dense field. ``log-square`` (floor(log(x)^2) above 2, the whole number below, as the winners of the Criteo challenge
+    did) and ``quantile`` give a categorical one."""
+    bins: PositiveInt = 32
+    """Of ``quantile``."""
+    min_count: PositiveInt = 1
+    """Values seen in fewer training rows become "unseen"."""
+    vocabulary: str | None = None
+    """Another field whose ids this one shares (a user's past items and the item)."""
+
+    @property
+    def source(self) -> str:
+        """Name of the column."""
+        return self.column or self.name
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a row has any number of values."""
+        return self.multi or self.sequence is not None
+
+    @property
+    def dense(self) -> bool:
+        """Whether the field is a number, not an id."""
+        return self.transform in {"none", "standardise"}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [self.multi, self.sequence is not None, self.transform is not None]
+        if sum(kinds) > 1:
+            raise ValueError(f"field '{self.name}': multi, sequence and transform exclude each other")
+        if self.transform and (self.prefix or self.vocabulary):
+            raise ValueError(f"field '{self.name}': prefix and vocabulary are for tokens, and it has a transform")
+        return self

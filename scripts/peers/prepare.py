@@ -1,0 +1,163 @@
+"""Preparation of a Criteo-shaped log: CPU time, memory and disk, beside a bare pyarrow encoder on the same file.
+
+    python scripts/peers/prepare.py --rows 1000000 3000000 10000000 [--threads 2] [--floor] [--json FILE]
+
+Each size is generated (scripts/criteo_log.py), prepared in a process of its own with an empty cache, and opened again in
+another. Categories get ids from training rows, numbers are standardised on training rows, rows are split 8:1:1 at
+random. The floor reads the file with pyarrow, encodes and standardises with all rows in memory and writes Parquet.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+NUMBERS = [f"I{i}" for i in range(1, 14)]
+CATEGORIES = [f"C{i}" for i in range(1, 27)]
+
+
+def spent() -> float:
+    """CPU seconds of this process so far, interpreter and imports included."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def prepare(file: Path) -> dict:
+    from recbench.data.cards import Card
+    from recbench.data.protocols import Labelled
+    from recbench.resources import home
+
+    columns = {"label": "label"} | {name: f"{name}:number?" for name in NUMBERS} | {name: name for name in CATEGORIES}
+    card = Card.model_validate(
+        {
+            "name": "criteo-shaped",
+            "version": "1",
+            "title": "generated",
+            "licence": "none",
+            "citation": "none",
+            "homepage": "https://example.org",
+            "verified": "described",
+            "basis": "generated",
+            "files": {"log.tsv": {}},
+            "tables": {
+                "interactions": {
+                    "file": "log.tsv",
+                    "reader": "csv",
+                    "separator": "\t",
+                    "header": ["label", *NUMBERS, *CATEGORIES],
+                    "columns": columns,
+                }
+            },
+        }
+    )
+    place = home() / "datasets" / card.name / card.version / "log.tsv"
+    if not place.exists():
+        place.parent.mkdir(parents=True)
+        os.link(file, place)
+    protocol = Labelled.model_validate(
+        {
+            "name": "random-rows-811",
+            "version": "1",
+            "label": {"column": "label", "positive_from": 1},
+            "group": None,
+            "fields": [{"name": n, "transform": "standardise"} for n in NUMBERS] + [{"name": n} for n in CATEGORIES],
+            "split": {"kind": "random-rows", "valid": 0.1, "test": 0.1},
+        }
+    )
+    began = time.perf_counter()
+    prepared = protocol.prepare(card)
+    arrays = {part: prepared.part(part) for part in ("train", "valid", "test")}
+    wall = time.perf_counter() - began
+    disk = sum(path.stat().st_size for path in prepared.directory.rglob("*") if path.is_file())
+    sizes = {field["name"]: field["size"] for field in prepared.meta["fields"]}
+    rows = {part: len(found["labels"]) for part, found in arrays.items()}
+    return {"wall_s": wall, "rows": rows, "vocabulary": sum(sizes.values()), "disk_mb": disk / 1e6}
+
+
+def floor(file: Path) -> dict:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv as pcsv
+    import pyarrow.parquet as pq
+
+    began = time.perf_counter()
+    names = ["label", *NUMBERS, *CATEGORIES]
+    types = {name: pa.string() if name in CATEGORIES else pa.float32() for name in names}
+    table = pcsv.read_csv(
+        file,
+        read_options=pcsv.ReadOptions(column_names=names),
+        parse_options=pcsv.ParseOptions(delimiter="\t"),
+        convert_options=pcsv.ConvertOptions(column_types=types, strings_can_be_null=False),
+    )
+    columns = {"label": table["label"]}
+    for name in NUMBERS:
+        known = pc.fill_null(table[name], 0.0)
+        columns[name] = pc.divide(pc.subtract(known, pc.mean(known)), pc.stddev(known))
+    for name in CATEGORIES:
+        columns[name] = pc.index_in(table[name], pc.unique(table[name]))
+    out = file.with_suffix(".parquet")
+    pq.write_table(pa.table(columns), out)
+    disk = out.stat().st_size / 1e6
+    out.unlink()
+    return {"wall_s": time.perf_counter() - began, "rows": {"all": len(table)}, "disk_mb": disk}
+
+
+def in_process(what: str, file: Path, threads: int, home: Path) -> dict:
+    environment = os.environ | {
+        "RECBENCH_HOME": str(home),
+        "POLARS_MAX_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    command = [sys.executable, __file__, "--only", what, str(file), "--threads", str(threads)]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--floor", action="store_true", help="time the pyarrow encoder too")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        what, file = arguments.only
+        if what == "floor":
+            import pyarrow as pa
+
+            pa.set_cpu_count(arguments.threads)
+        figures = {"prepare": prepare, "open": prepare, "floor": floor}[what](Path(file))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(figures | {"cpu_s": spent(), "peak_mb": peak}))
+        return
+    from criteo_log import write_log
+
+    results = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for n_rows in arguments.rows:
+            file = Path(scratch) / f"{n_rows}.tsv"
+            write_log(file, n_rows)
+            home = Path(scratch) / f"home-{n_rows}"
+            for what in ["prepare", "open", *(["floor"] if arguments.floor else [])]:
+                figures = in_process(what, file, arguments.threads, home)
+                results.append({"what": what, "rows": n_rows, "raw_mb": file.stat().st_size / 1e6} | figures)
+                per_million = figures["cpu_s"] / n_rows * 1e6
+                print(
+                    f"{what:8} {n_rows:>10,} rows: CPU {figures['cpu_s']:7.2f} s ({per_million:.2f} a million rows), "
+                    f"wall {figures['wall_s']:7.2f} s, {n_rows / figures['wall_s']:>11,.0f} rows/s, "
+                    f"peak {figures['peak_mb']:5.0f} MB, disk {figures['disk_mb']:6.0f} MB",
+                    flush=True,
+                )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
