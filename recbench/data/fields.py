@@ -15,6 +15,8 @@ class FieldSpec(BaseModel):
     """Column it is made from, where its name differs."""
     prefix: PositiveInt | None = None
     """Keep only this many leading characters."""
+    suffix: PositiveInt | None = None
+    """Keep only this many trailing characters."""
     multi: bool = False
     """Several values a row (a list column), in no order."""
     sequence: PositiveInt | None = None
@@ -50,6 +52,8 @@ class FieldSpec(BaseModel):
         kinds = [self.multi, self.sequence is not None, self.transform is not None]
         if sum(kinds) > 1:
             raise ValueError(f"field '{self.name}': multi, sequence and transform exclude each other")
-        if self.transform and (self.prefix or self.vocabulary):
-            raise ValueError(f"field '{self.name}': prefix and vocabulary are for tokens, and it has a transform")
+        if self.transform and (self.prefix or self.suffix or self.vocabulary):
+            raise ValueError(
+                f"field '{self.name}': prefix, suffix and vocabulary are for tokens, and it has a transform"
+            )
         return self

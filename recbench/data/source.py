@@ -29,7 +29,7 @@ class Source:
     def columns(self, table: str) -> list[str]:
         """Return the names of a table's columns."""
         _, spec = self.resolve(table)
-        return [column.name for column in spec.types.values()] + ([spec.order] if spec.order else [])
+        return spec.names
 
     def table(self, name: str) -> pl.DataFrame:
         """Return a whole table."""
@@ -46,16 +46,23 @@ class Source:
         return read_batches(owner, self._name(name), self._fetched(owner, spec.file), columns)
 
     def resolve(self, table: str) -> tuple[Card, FileTable]:
-        """Return the card and the definition of a table, which may be borrowed from another card."""
+        """Return the card and the definition of a table, which may be borrowed from another card, which reads files."""
         if table not in self.card.tables:
             raise RecbenchError(
                 f"the dataset {self.card.name} has no table '{table}', which the protocol needs; "
                 f"it has {', '.join(self.card.tables)}"
             )
         found = self.card.tables[table]
-        if isinstance(found, BorrowedTable):
-            return Source(load_card(found.dataset)).resolve(found.table)
-        return self.card, found
+        if not isinstance(found, BorrowedTable):
+            return self.card, found
+        lender = load_card(found.dataset)
+        lent = lender.tables.get(found.table)
+        if lent is None or isinstance(lent, BorrowedTable):
+            raise RecbenchError(
+                f"the table {table} of the dataset {self.card.name} is borrowed from the table {found.table} of "
+                f"{lender.name}, which reads no file; borrow one that does"
+            )
+        return lender, lent
 
     def sha256(self, tables: Collection[str]) -> str:
         """Digest over the raw files of some tables: equal digests mean equal raw bytes.

@@ -26,8 +26,7 @@ Int = NDArray[np.integer]
 Parts = NDArray[np.int8]
 Mask = NDArray[np.bool_]
 Share = Annotated[float, Field(ge=0, lt=1)]
-# Strict: 1.0 is neither a share below 1 nor a count.
-Amount = Annotated[NonNegativeInt, Field(strict=True)] | Share
+Amount = Annotated[NonNegativeInt, Field(strict=True)] | Share  # strict: 1.0 is neither a share below 1 nor a count
 
 
 @dataclass(frozen=True)
@@ -221,9 +220,9 @@ class _ByTime(Splitter):
 class Temporal(_ByTime):
     """A global cut in time: training is before every target, as in a system that goes live at the cut.
 
-    Gusak et al., RecSys 2025, arXiv:2507.16289. Rows at or after the test cut are candidates for test targets. The cut
-    is a time, ``test_from``, or such that the share ``test`` of all rows (rounded down) is at or after it, and with them
-    all rows of that time. The validation window is made likewise before the test cut; without ``valid`` there is none.
+    Gusak et al., RecSys 2025, arXiv:2507.16289. Rows from the test cut on are candidates for test targets. The cut is a
+    time, ``test_from``, or such that the share ``test`` of all rows (rounded down) is after it; rows of the cut's time
+    are. The validation window is made likewise before the test cut; without ``valid`` and ``valid_from`` there is none.
 
     ``target`` picks the events of each user in each window that are targets: all, the first or the last, in the order
     of the log where times are equal. History of a part: for ``last``, the user's earlier events in the window (for

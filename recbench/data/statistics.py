@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,25 +10,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from recbench.data.cards import Card
-from recbench.data.encoding import Dictionary
-from recbench.data.source import Source
-from recbench.errors import RecbenchError, UsageError
-
-BURST_SECONDS = 600
+HOUR_SECONDS = 3600
 """The window in which a user's busiest time is looked for."""
 PAUSE_SECONDS = 1800
 """A longer pause ends a burst of events."""
-MIN_EVENTS = 5
-"""Users with fewer events say nothing about how their times came to be."""
+MIN_EVENTS = 10
+"""Users with fewer events say little about how their times came to be."""
 BATCH_SHARE = 0.5
-"""Times count as batch-inserted if the median user has more than this share of events in the busiest ten minutes."""
+"""Times count as batch-inserted if the median user has more than this share of events in one hour."""
 MAX_VALUES = 20
 """Distinct ratings or labels that are counted one by one; of more, the spread is given."""
 
 TRIPLE = ("head", "relation", "tail")
-_LOG_COLUMNS = ("user", "session", "item", "rating", "label", "weight", "timestamp")
-_VALUES = ("rating", "label", "weight")
+VALUES = ("rating", "label", "weight")
 # Moments between 1973 and 2100, so that the two units cannot be confused.
 _UNITS = {"Unix seconds": 1.0, "Unix milliseconds": 1000.0}
 _FIRST_SECOND, _LAST_SECOND = 1e8, 4.1e9
@@ -71,7 +64,7 @@ class Times:
     burst: float | None = None
     """Median number of events in a burst: a user's events with pauses of at most ``PAUSE_SECONDS``."""
     busiest: float | None = None
-    """Median, over users with ``MIN_EVENTS`` or more, of the share of events in the user's busiest ten minutes."""
+    """Median, over users with ``MIN_EVENTS`` or more, of the share of events in the user's busiest hour."""
 
     @property
     def batch_inserted(self) -> bool:
@@ -146,67 +139,6 @@ class TripleStatistics:
     """Of each table but ``train``, if there is that one."""
 
 
-@dataclass(frozen=True)
-class Count:
-    """A statistic of the card beside what was counted."""
-
-    name: str
-    published: int
-    counted: int
-
-
-@dataclass(frozen=True)
-class DatasetStatistics:
-    """Statistics of one dataset."""
-
-    dataset: str
-    tables: list[str]
-    log: LogStatistics | None
-    triples: TripleStatistics | None
-    counts: list[Count]
-    warnings: list[str]
-
-
-def dataset_statistics(card: Card, table: str | None = None) -> DatasetStatistics:
-    """Read a dataset's log, or its facts, and describe it.
-
-    Args:
-        card: the dataset; its files are fetched if they are not cached.
-        table: the table to describe; default ``interactions``, else the first whose name begins with ``train``; of a
-            dataset of facts alone, all tables of facts.
-
-    Raises:
-        UsageError: there is no such table, or no table named and none that is meant by default.
-    """
-    source = Source(card)
-    tables = [table] if table else _default_tables(source)
-    if table and not source.has(table):
-        raise UsageError(f"the dataset {card.name} has no table '{table}'; it has {', '.join(card.tables)}")
-    dictionaries: dict[str, Dictionary] = defaultdict(Dictionary)
-    frames = {name: _read(source, name, dictionaries) for name in tables}
-    counts = [
-        Count(name, published, _counted(frames[of], column))
-        for name, published in card.statistics.items()
-        for of, _, column in [name.partition(".")]
-        if of in frames
-    ]
-    warnings = [
-        f"{count.name}: the card says {count.published:,}, counted {count.counted:,}"
-        for count in counts
-        if count.counted != count.published
-    ]
-    if set(TRIPLE) <= set(frames[tables[0]].columns):
-        return DatasetStatistics(card.name, tables, None, triple_statistics(frames), counts, warnings)
-    _, spec = source.resolve(tables[0])
-    log = log_statistics(frames[tables[0]], positions=spec.order == "timestamp")
-    if log.times and log.times.batch_inserted:
-        warnings.append(
-            f"timestamps look batch-inserted: the median user has {log.times.busiest:.0%} of all events within "
-            f"{BURST_SECONDS // 60} minutes, so the order of a user's events says little of what came first"
-        )
-    return DatasetStatistics(card.name, tables, log, None, counts, warnings)
-
-
 def log_statistics(log: pl.DataFrame, *, positions: bool = False) -> LogStatistics:
     """Describe a log.
 
@@ -229,7 +161,7 @@ def log_statistics(log: pl.DataFrame, *, positions: bool = False) -> LogStatisti
         items=items,
         density=pairs / (users.count * items.count) if pairs and users and items else None,
         repeated_rows=None if pairs is None else log.height - pairs,
-        values={name: _values(log[name].drop_nulls()) for name in _VALUES if name in log.columns},
+        values={name: _values(log[name].drop_nulls()) for name in VALUES if name in log.columns},
         times=time_quality(log, positions=positions) if has_times else None,
         cold=cold_shares(log) if has_times and not positions else None,
     )
@@ -318,47 +250,6 @@ def cold_shares(log: pl.DataFrame) -> ColdShares | None:
     return ColdShares(cut, test.height, shares.get("user"), shares.get("item"), events)
 
 
-def _default_tables(source: Source) -> list[str]:
-    names = list(source.card.tables)
-    facts = [name for name in names if set(TRIPLE) <= set(source.columns(name))]
-    log = next((n for n in ["interactions", *(n for n in names if n.startswith("train"))] if n in names), None)
-    if log and log not in facts:
-        return [log]
-    if facts:
-        return facts
-    raise UsageError(
-        f"the dataset {source.card.name} has no table 'interactions' or 'train'; say which with --table: "
-        f"{', '.join(names)}"
-    )
-
-
-def _read(source: Source, table: str, dictionaries: Mapping[str, Dictionary]) -> pl.DataFrame:
-    """Read what is counted, text as numbers of the values, which are many times smaller."""
-    counted = {name.partition(".")[2] for name in source.card.statistics if name.startswith(f"{table}.")}
-    columns = source.columns(table)
-    wanted = [name for name in columns if name in {*_LOG_COLUMNS, *TRIPLE, *counted}] or columns[:1]
-    frame = pl.concat([_encoded(batch, dictionaries) for batch in source.batches(table, wanted)])
-    if frame.is_empty():
-        raise RecbenchError(f"the table {table} of the dataset {source.card.name} has no rows")
-    return frame
-
-
-def _encoded(batch: pl.DataFrame, dictionaries: Mapping[str, Dictionary]) -> pl.DataFrame:
-    return batch.with_columns(
-        pl.Series(name, dictionaries["entity" if name in {"head", "tail"} else name].encode(batch[name]))
-        for name, kind in batch.schema.items()
-        if kind == pl.String
-    )
-
-
-def _counted(frame: pl.DataFrame, column: str) -> int:
-    """Count rows, or the distinct values of a column."""
-    if not column:
-        return frame.height
-    values = frame[column]
-    return (values.explode() if isinstance(values.dtype, pl.List) else values).drop_nulls().n_unique()
-
-
 def _values(values: pl.Series) -> dict[str, int] | Spread:
     if values.n_unique() > MAX_VALUES:
         return spread(values)
@@ -394,7 +285,7 @@ def _bursts(times: pl.DataFrame) -> _Bursts:
     # The window that ends with each event; the fullest of a user's is its busiest time.
     windows = (
         ordered.with_columns(pl.col("timestamp").floor().cast(pl.Int64))
-        .rolling("timestamp", period=f"{BURST_SECONDS}i", group_by="user")
+        .rolling("timestamp", period=f"{HOUR_SECONDS}i", group_by="user")
         .agg(events=pl.len())
     )
     users = windows.group_by("user").agg(pl.col("events").max(), n=pl.len()).filter(pl.col("n") >= MIN_EVENTS)

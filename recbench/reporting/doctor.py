@@ -13,7 +13,7 @@ def examine() -> dict[str, Any]:
 
     from recbench import __version__
     from recbench.data.cards import card_names, load_card
-    from recbench.data.fetch import cached, verify
+    from recbench.data.fetch import cached
     from recbench.resources import home, mirror
     from recbench.tracking.environment import capture
     from recbench.tracking.mlflow import tracking_uri
@@ -22,7 +22,7 @@ def examine() -> dict[str, Any]:
     place = home()
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     cards = [load_card(name) for name in card_names()]
-    findings = [finding for card in cards if cached(card) for finding in verify(card)]
+    findings = []
     if torch.version.cuda and not on_cuda:
         findings.append("this torch is built for CUDA, but finds no device: runs use the CPU")
     return {
@@ -33,6 +33,7 @@ def examine() -> dict[str, Any]:
         "cache free GB": round(shutil.disk_usage(existing).free / 1e9, 1),
         "mirror": mirror(),
         "mlflow store": tracking_uri(),
-        "datasets": {card.name: "cached" if cached(card) else "not fetched yet" for card in cards},
+        "datasets": len(cards),
+        "cached datasets": [card.name for card in cards if cached(card)] or "none",
         "findings": findings or "none",
     }

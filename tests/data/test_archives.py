@@ -75,7 +75,16 @@ def test_one_compressed_file(tmp_path, compress):
     assert (tmp_path / "out").read_bytes() == CONTENT
 
 
-HOSTILE_NAMES = ["../out", "data/../../out", "/etc/out", "C:/out", "C:out", "..\\out", "data\\out", "//server/share/out"]
+HOSTILE_NAMES = [
+    "../out",
+    "data/../../out",
+    "/etc/out",
+    "C:/out",
+    "C:out",
+    "..\\out",
+    "data\\out",
+    "//server/share/out",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
@@ -87,9 +96,7 @@ def test_names_that_leave_the_folder(tmp_path, name):
     refused(make_zip(tmp_path / "archive.zip", (name, b"x")), tmp_path, match)
 
 
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
-)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_tar(tmp_path, kind):
     bad = tar_member("data/c.txt", type=kind, linkname="data/a.txt")
     refused(make_tar(tmp_path / "archive", bad), tmp_path, "'data/c.txt' is a link or a device")
@@ -151,7 +158,9 @@ def test_bomb_ends_at_the_bound(tmp_path, monkeypatch, kind):
 def test_endless_name_in_tar_is_not_held_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_CHUNK", 1 << 16)
     monkeypatch.setattr(archives, "_BETWEEN_MEMBERS", 1 << 20)
-    archive = make_tar(tmp_path / "archive", tar_member("x", bytes(32 << 20), type=tarfile.GNUTYPE_LONGNAME), mode="w:xz")
+    archive = make_tar(
+        tmp_path / "archive", tar_member("x", bytes(32 << 20), type=tarfile.GNUTYPE_LONGNAME), mode="w:xz"
+    )
     refused(archive, tmp_path, "unpacks to more than")
 
 

@@ -42,6 +42,8 @@ class Implicit(Protocol):
 
     kind: Literal["implicit"] = "implicit"
     table: str = "interactions"
+    user: str = "user"
+    """Column that takes the place of the user, such as a session."""
     filters: tuple[AnyFilter, ...] = ()
     split: Splitting
     ordered: bool = False
@@ -57,7 +59,7 @@ class Implicit(Protocol):
 
     def build(self, source: Source, out: Writer) -> Mapping[str, Any]:
         """Filter, index users and items, split, add the graph."""
-        log = self._log(source)
+        log = self._log(source).rename({self.user: "user"})
         timed = "timestamp" in log.columns
         if self.ordered and not timed:
             raise RecbenchError(f"protocol {self.name}: {source.card.name} has no timestamps to order by")
@@ -100,7 +102,7 @@ class Implicit(Protocol):
         for table, part in self.split.tables.items():
             frame = source.table(table).with_columns(pl.lit(part, pl.Int8).alias(PART))
             if self.split.new_users and table not in self.split.train:
-                frame = frame.with_columns("test:" + pl.col("user"))
+                frame = frame.with_columns(pl.format("test:{}", self.user).alias(self.user))
             frames.append(frame)
         return pl.concat(frames, how="diagonal")
 

@@ -111,7 +111,7 @@ class Labelled(Protocol):
 
     def _needed(self, source: Source) -> list[str]:
         keys = [self.label.column, *([self.group] if self.group else []), *(field.source for field in self.fields)]
-        keys += [rule.column for rule in self.filters if hasattr(rule, "column")]
+        keys += [column for rule in self.filters for column in rule.columns_read()]
         if self.keyed:
             keys += [name for name in ("user", "item", "timestamp") if name in source.columns(next(iter(self._logs())))]
         return list(dict.fromkeys(keys))
@@ -155,8 +155,7 @@ class Labelled(Protocol):
         for batch in source.batches(table, list(dict.fromkeys([*wanted, *frames]))):
             rows = self.label.apply(batch)
             for rule in self.filters:
-                if len(rows):
-                    rows = rule.apply(rows)
+                rows = rule.kept(rows)
             for key, frame in frames.items():
                 rows = rows.join(frame, on=key, how="left", maintain_order="left")
             if len(rows):
@@ -222,9 +221,7 @@ class _Rows:
     def log(self) -> Log:
         """Return what the split looks at."""
         nobody = np.broadcast_to(np.int32(0), self.n_rows)
-        users, items = (
-            np.concatenate(self._codes[key]) if key in self._codes else nobody for key in ("user", "item")
-        )
+        users, items = (np.concatenate(self._codes[key]) if key in self._codes else nobody for key in ("user", "item"))
         return Log(users, items, np.concatenate(self._times) if self._times else None)
 
     def describe(self, out: Writer) -> list[dict[str, Any]]:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recbench import errors
-from recbench.data.cards import AtomicTable, BorrowedTable, Card, Column, CsvTable, FileTable, load_card
-from recbench.data.fetch import fetch
+from recbench.data.cards import AtomicTable, BorrowedTable, Card, Column, CsvTable, FileTable
 from recbench.data.readers.block import Block, require
 from recbench.data.readers.convert import TYPES, converted
 from recbench.errors import RecbenchError
@@ -78,7 +77,7 @@ def read_batches(
 
 
 class _Source(NamedTuple):
-    """Where a table is read: for a borrowed one that is another card."""
+    """A table and where its files are."""
 
     card: Card
     table: str
@@ -90,16 +89,9 @@ def _found(card: Card, table: str, files: Mapping[str, Path]) -> _Source:
     if table not in card.tables:
         raise errors.unknown(f"table of the dataset {card.name}", table, card.tables)
     spec = card.tables[table]
-    if not isinstance(spec, BorrowedTable):
-        return _Source(card, table, spec, [files[name] for name in spec.file])
-    lender = load_card(spec.dataset)
-    lent = lender.tables.get(spec.table)
-    if lent is None or isinstance(lent, BorrowedTable):
-        raise RecbenchError(
-            f"the table {table} of the dataset {card.name} is borrowed from the table {spec.table} of {lender.name}, "
-            "which reads no file; borrow one that does"
-        )
-    return _found(lender, spec.table, fetch(lender, lent.file))
+    if isinstance(spec, BorrowedTable):
+        raise RecbenchError(f"the table {table} of the dataset {card.name} is read from the card it is borrowed from")
+    return _Source(card, table, spec, [files[name] for name in spec.file])
 
 
 def _batches(source: _Source, columns: Collection[str] | None) -> Iterator[pl.DataFrame]:

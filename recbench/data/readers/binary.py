@@ -104,16 +104,14 @@ def _unpickled(path: Path, raw: bytes) -> Any:
     except RecbenchError as error:
         raise RecbenchError(f"{path}: {error}") from error
     except Exception as error:
-        raise RecbenchError(f"{path}: not a pickle, or a broken one: {error or type(error).__name__}") from error
+        raise RecbenchError(f"{path}: not a pickle, or a broken one: {str(error) or type(error).__name__}") from error
 
 
 def _check_commands(raw: bytes) -> None:
     """Refuse a pickle that numbers a value far beyond those it has: a table of that size would be made for it."""
     for number, (command, argument, _) in enumerate(pickletools.genops(raw)):
         if command.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > max(number, 255):
-            raise RecbenchError(
-                f"the pickle numbers its value {argument} after {number} commands, expected a whole file"
-            )
+            raise ValueError(f"after {number} commands a value gets the number {argument}")
 
 
 class _Dtype:
@@ -129,10 +127,10 @@ class _Dtype:
 class _Array:
     """Stands for numpy.ndarray, whose own methods trust what a pickle says of sizes and types."""
 
-    array: NDArray[Any]
+    array: NDArray[Any] = np.empty(0, dtype=object)
 
     def __init__(self, *_: object) -> None:
-        self.array = np.empty(0, dtype=object)
+        """Begin empty, whatever the arguments, as the function of NumPy does that a pickle calls."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
@@ -144,9 +142,13 @@ class _Array:
 class _Csr:
     """Stands for scipy.sparse.csr_matrix."""
 
+    shape: object = None
+    parts: tuple[object, ...] = (None, None, None)
+    """The arrays indptr, indices and data."""
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.shape = state["_shape"]
-        self.parts = [state[name] for name in ("indptr", "indices", "data")]
+        self.parts = (state["indptr"], state["indices"], state["data"])
 
 
 def _from_buffer(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> _Array:

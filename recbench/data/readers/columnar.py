@@ -12,7 +12,7 @@ from recbench.data.readers.block import Block, require
 from recbench.data.readers.text import NEWLINE, TextBlock, count_byte, text_blocks
 from recbench.errors import RecbenchError
 
-_CELLS = 1 << 22
+_CELLS = 1 << 21
 """About how many cells of a Parquet file are read at once."""
 
 

@@ -103,11 +103,11 @@ def _lists(values: pl.Series, separator: str) -> tuple[pl.Series, pl.DataType]:
 
 
 def _names_things(dtype: pl.DataType) -> bool:
-    return dtype.is_integer() or dtype in {pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null}
+    return dtype.is_integer() or isinstance(dtype, (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null))
 
 
 def _counts_things(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() or dtype in {pl.String, pl.Boolean, pl.Null}
+    return dtype.is_numeric() or isinstance(dtype, (pl.String, pl.Boolean, pl.Null))
 
 
 def _wrong_type(block: Block, values: pl.Series, expected: str) -> RecbenchError:

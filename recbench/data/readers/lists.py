@@ -58,7 +58,7 @@ def read_libsvm(paths: Sequence[Path], spec: LibsvmTable) -> Iterator[Block]:
             if positions:
                 width = _check_pairs(path, block.first_line, lines, width)
             names = ["label", "features", "values", *(str(number) for number in range(1, (width or 0) + 1))]
-            require(path, spec.columns, names)
+            require(f"{path}, line {block.first_line}", spec.columns, names)
             yield Block(_libsvm_columns(lines, spec.columns), block.first_line, path)
 
 

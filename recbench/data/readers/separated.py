@@ -17,7 +17,7 @@ _STAND_INS = bytes(byte for byte in range(1, 32) if byte not in b"\t\n\r")
 
 
 def read(paths: Sequence[Path], spec: CsvTable) -> Iterator[Block]:
-    """Read files of separated fields; all columns are text.
+    """Read files of separated fields; columns are text, or numbers where the card says so and all are.
 
     Where quotes are on, a field may stand between double quotes, in which a separator and a line feed are part of the
     field and a quote is doubled (RFC 4180); a quote elsewhere is an error. Carriage returns at the ends of fields are
@@ -28,6 +28,7 @@ def read(paths: Sequence[Path], spec: CsvTable) -> Iterator[Block]:
             line, or a header without one of the columns.
     """
     quoted = spec.quote is not None
+    numbers = {raw for raw, column in spec.types.items() if column.type in {"number", "number?"}}
     for path in paths:
         names = spec.header
         for block in text_blocks(path, encoding=spec.encoding, skip_lines=spec.skip_lines, quoted=quoted):
@@ -36,7 +37,7 @@ def read(paths: Sequence[Path], spec: CsvTable) -> Iterator[Block]:
                 names, body = header(path, block, spec.separator, quoted)
                 _require_once(f"{path}, line {block.first_line}", spec.columns, names)
             if body.lines:
-                yield rows(path, body, names, spec.columns, spec.separator, quoted)
+                yield rows(path, body, names, spec.columns, spec.separator, quoted, numbers)
         if names is None:
             raise RecbenchError(f"{path}, line {spec.skip_lines + 1}: the file ends here, expected a header")
 
@@ -66,9 +67,15 @@ def _require_once(place: str, wanted: Collection[str], names: Sequence[str]) -> 
 
 
 def rows(
-    path: Path, block: TextBlock, names: Sequence[str], wanted: Collection[str], separator: str, quoted: bool = False
+    path: Path,
+    block: TextBlock,
+    names: Sequence[str],
+    wanted: Collection[str],
+    separator: str,
+    quoted: bool = False,
+    numbers: Collection[str] = (),
 ) -> Block:
-    """Return the wanted columns of some lines as text.
+    """Return the wanted columns of some lines.
 
     Args:
         path: the file.
@@ -77,6 +84,7 @@ def rows(
         wanted: columns that are among the names.
         separator: between the fields.
         quoted: fields may stand between double quotes.
+        numbers: columns that are parsed as numbers at once; where one of them is none, all columns stay text.
 
     Raises:
         RecbenchError: a line that has not as many fields as there are names, a misplaced quote, or an empty line.
@@ -94,20 +102,25 @@ def rows(
         frame = pl.read_csv(
             data,
             has_header=False,
-            schema={str(position): pl.String for position in range(width)},
+            schema={str(n): pl.Float64 if positions.get(n) in numbers else pl.String for n in range(width)},
             columns=sorted(positions),
             separator=chr(byte),
             quote_char='"' if quoted else None,
         )
+    except pl.exceptions.ComputeError if numbers else ():
+        # Something is no number as it stands; as text it is looked at more closely, and its line can be named.
+        return rows(path, block, names, wanted, separator, quoted)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         _check_lines(path, data, block.first_line, byte, width, quoted)
         raise RecbenchError(f"{path}, line {block.first_line} or later: cannot be parsed ({error})") from error
+    if numbers and not all(series.is_finite().all() for series in frame.iter_columns() if series.dtype == pl.Float64):
+        return rows(path, block, names, wanted, separator, quoted)
     expected = block.lines if lines is None else lines.size
     if frame.height != expected:
         raise RecbenchError(f"{path}, line {block.first_line} or later: {frame.height} rows, expected {expected}")
     frame = frame.rename({str(position): name for position, name in positions.items()})
     if quoted and len(separator.encode()) > 1:
-        frame = frame.with_columns(pl.all().str.replace_all(chr(byte), separator, literal=True))
+        frame = frame.with_columns(pl.col(pl.String).str.replace_all(chr(byte), separator, literal=True))
     return Block(frame, block.first_line, path, lines)
 
 

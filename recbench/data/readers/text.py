@@ -70,7 +70,7 @@ def count_byte(data: bytes, byte: int) -> int:
     return sum(int(np.count_nonzero(characters[start : start + _PIECE] == byte)) for start in pieces)
 
 
-def line_of(block: TextBlock, offset: int) -> int:
+def _line_of(block: TextBlock, offset: int) -> int:
     """Return the number of the line that a position in the block's data is on."""
     return block.first_line + block.data.count(b"\n", 0, offset)
 
@@ -119,7 +119,7 @@ def _checked(path: Path, raw: bytes, line: int, encoding: str) -> TextBlock:
     lines = count_byte(raw, NEWLINE)
     block = TextBlock(raw, line, lines)
     if b"\0" in raw:
-        raise RecbenchError(f"{path}, line {line_of(block, raw.index(0))}: a NUL byte, expected text in {encoding}")
+        raise RecbenchError(f"{path}, line {_line_of(block, raw.index(0))}: a NUL byte, expected text in {encoding}")
     if encoding == "latin-1":
         raw = raw.decode("latin-1").encode()
     elif not raw.isascii():
@@ -127,7 +127,7 @@ def _checked(path: Path, raw: bytes, line: int, encoding: str) -> TextBlock:
             raw.decode()
         except UnicodeDecodeError as error:
             raise RecbenchError(
-                f"{path}, line {line_of(block, error.start)}: the byte 0x{raw[error.start]:02x}, expected text in "
+                f"{path}, line {_line_of(block, error.start)}: the byte 0x{raw[error.start]:02x}, expected text in "
                 "UTF-8; where it is in Latin-1, the card says `encoding: latin-1`"
             ) from error
     if b"\r" in raw:

@@ -10,14 +10,13 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from recbench.cli import data
+from recbench.cli.options import AsJson, Out, Seed
 from recbench.errors import RecbenchError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,17 +25,12 @@ app = typer.Typer(
     help="A benchmark suite for recommender systems whose numbers can be believed.",
 )
 leaderboard_app = typer.Typer(no_args_is_help=True, help="Pages from results of record.")
-data_app = typer.Typer(no_args_is_help=True, help="Datasets: what there is, fetching, verification.")
 models_app = typer.Typer(no_args_is_help=True, help="Models: what there is, configuration, references.")
 benchmarks_app = typer.Typer(no_args_is_help=True, help="Benchmarks: what there is, protocol, metrics.")
 app.add_typer(leaderboard_app, name="leaderboard")
-app.add_typer(data_app, name="data")
+app.add_typer(data.app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(benchmarks_app, name="benchmarks")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the result directories.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the model and its training.")]
 
 _debug = False
 
@@ -246,71 +240,6 @@ def leaderboard_build(
         typer.echo(f"page: {page}")
 
 
-@data_app.command("list")
-def data_list(as_json: AsJson = False) -> None:
-    """List the datasets."""
-    from recbench.data.cards import card_names, load_card
-    from recbench.data.fetch import verify
-    from recbench.reporting.console import print_rows
-
-    cards = [load_card(name) for name in card_names()]
-    rows = [
-        {
-            "name": card.name,
-            "title": card.title,
-            "MB": round(sum(file.bytes for file in card.files.values()) / 1e6, 1),
-            "cached": "no" if verify(card) else "yes",
-            "licence": card.licence,
-        }
-        for card in cards
-    ]
-    print_rows(rows, ["name", "title", "MB", "cached"], as_json)
-
-
-@data_app.command("info")
-def data_info(name: str, as_json: AsJson = False) -> None:
-    """Show a dataset's card."""
-    from recbench.data.cards import load_card
-    from recbench.reporting.console import print_mapping
-
-    print_mapping(load_card(name).model_dump(mode="json"), as_json)
-
-
-@data_app.command("fetch")
-def data_fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is cached.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fetch datasets into the cache and verify every file."""
-    from recbench.data.cards import load_card
-    from recbench.data.fetch import fetch
-
-    cards = [load_card(name) for name in names]
-    fetched = {card.name: list(map(str, fetch(card, force=force).values())) for card in cards}
-    listed = "\n".join(path for paths in fetched.values() for path in paths)
-    typer.echo(json.dumps(fetched, indent=2) if as_json else listed)
-
-
-@data_app.command("verify")
-def data_verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None, as_json: AsJson = False
-) -> None:
-    """Check cached files against their cards (all that are cached, or the named ones)."""
-    from recbench.data.cards import card_names, load_card
-    from recbench.data.fetch import cached, verify
-
-    cards = [load_card(name) for name in names or card_names()]
-    findings = {card.name: verify(card) for card in cards if names or cached(card)}
-    if as_json:
-        typer.echo(json.dumps(findings, indent=2))
-    else:
-        for name, found in findings.items():
-            typer.echo(f"{name}: {'; '.join(found) or 'all files verified'}")
-    if n_wrong := sum(map(len, findings.values())):
-        raise RecbenchError(f"{n_wrong} files differ from their cards; recbench data fetch NAME --force")
-
-
 @models_app.command("list")
 def models_list(
     task: Annotated[str | None, typer.Option(help="Only of this task.")] = None, as_json: AsJson = False
@@ -391,7 +320,3 @@ def doctor(as_json: AsJson = False) -> None:
     from recbench.reporting.doctor import examine
 
     print_mapping(examine(), as_json)
-
-
-if __name__ == "__main__":
-    main()
