@@ -25,6 +25,10 @@ def commands() -> list[str]:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     (folder / "my_model.py").write_text(blocks("python")[0], encoding="utf-8")
+    (folder / "my_log.csv").write_text(blocks("csv")[0], encoding="utf-8")
+    benchmark = folder / "configs" / "benchmarks" / "topn" / "my-log.yaml"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text(blocks("yaml")[0], encoding="utf-8")
     return folder
 
 

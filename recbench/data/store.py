@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 MANIFEST = "manifest.json"
-_ADVICE = "delete the folder and it is prepared again"
 
 Arrays = dict[str, NDArray[Any]]
 Append = Callable[[NDArray[Any]], None]
@@ -134,13 +133,14 @@ class Prepared:
 
     def _load(self, name: str) -> NDArray[Any]:
         path = self.directory / name
+        advice = f"delete the folder {self.directory} and it is prepared again"
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise RecbenchError(f"the prepared file {path} is missing; {_ADVICE}") from None
+            raise RecbenchError(f"the prepared file {path} is missing; {advice}") from None
         if size != self._sizes[name]:
             raise RecbenchError(
-                f"the prepared file {path} is corrupt: {size} bytes, expected {self._sizes[name]}; {_ADVICE}"
+                f"the prepared file {path} is corrupt: {size} bytes, expected {self._sizes[name]}; {advice}"
             )
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -199,7 +199,9 @@ def _open(directory: Path) -> Prepared:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         digests, meta, sizes = manifest["arrays"], manifest["meta"], manifest["bytes"]
     except (ValueError, KeyError, TypeError):
-        raise RecbenchError(f"the manifest {directory / MANIFEST} is corrupt; {_ADVICE}") from None
+        raise RecbenchError(
+            f"the manifest {directory / MANIFEST} is corrupt; delete the folder and it is prepared again"
+        ) from None
     split = hashlib.sha256(json.dumps([digests, meta], sort_keys=True).encode()).hexdigest()
     return Prepared(directory, meta, split, digests, sizes)
 

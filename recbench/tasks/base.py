@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from recbench.data.protocols import AnyProtocol
@@ -48,17 +49,23 @@ class Benchmark(BaseModel):
         return self
 
 
+def _benchmark_files() -> dict[str, Path]:
+    """Return the file of each benchmark by full name: the working folder's own go before the shipped ones."""
+    roots = (shipped("configs", "benchmarks"), Path("configs", "benchmarks"))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for root in roots for path in root.glob("*/*.yaml")}
+
+
 def benchmark_names() -> list[str]:
     """Return the full names of all benchmarks."""
-    root = shipped("configs", "benchmarks")
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml"))
+    return sorted(_benchmark_files())
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of that full name."""
-    if name not in benchmark_names():
-        raise unknown("benchmark", name, benchmark_names(), "recbench benchmarks list")
-    path = shipped("configs", "benchmarks", f"{name}.yaml")
+    """Return the benchmark of that full name: ``configs/benchmarks/<task>/<name>.yaml`` here, else the one shipped."""
+    files = _benchmark_files()
+    if name not in files:
+        raise unknown("benchmark", name, files, "recbench benchmarks list")
+    path = files[name]
     return read_config(path, lambda content: Benchmark(name=name, task=name.partition("/")[0], **content))
 
 
@@ -158,9 +165,14 @@ class Task(ABC, Generic[DataT, ModelT]):
         return self.evaluate(model, part, seen=self._valid), self.leaks(part)
 
 
+def _count_in(values: NDArray[np.int64], known: NDArray[np.int64]) -> int:
+    """Count the values that are among the known ones, which are sorted: faster than hashing keys of such regularity."""
+    return int((known[np.searchsorted(known, values).clip(max=known.size - 1)] == values).sum())
+
+
 def repeated_pairs(test: Arrays, others: Mapping[str, Arrays], n_items: int) -> list[str]:
     """Return a sentence for each of the ``others`` that holds user-item pairs of the test part."""
     keys = {name: part["users"].astype(np.int64) * n_items + part["items"] for name, part in others.items()}
     target = test["users"].astype(np.int64) * n_items + test["items"]
-    counts = {name: int(np.isin(target, known).sum()) for name, known in keys.items()}
+    counts = {name: _count_in(target, np.sort(known)) for name, known in keys.items() if known.size}
     return [f"{count} test pairs are also in the {name} part" for name, count in counts.items() if count]

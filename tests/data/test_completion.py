@@ -5,9 +5,9 @@ import pytest
 
 from recbench.data.cards import load_card
 from recbench.data.completion import complete
-from recbench.data.fetch import fetch
-from recbench.data.protocols import SemiSynthetic, index
-from recbench.data.readers import read_table
+from recbench.data.protocols import SemiSynthetic
+from recbench.data.protocols.base import index
+from recbench.data.source import Source
 
 
 def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -16,8 +16,7 @@ def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 def test_predicts_held_out_ratings() -> None:
     """Biased matrix factorisation is known to reach about 0.92 on random tenths of MovieLens-100K."""
-    card = load_card("ml-100k")
-    log = read_table(card, "interactions", fetch(card))
+    log = Source(load_card("ml-100k")).table("interactions")
     (user_ids, users), (item_ids, items) = index(log["user"]), index(log["item"])
     ratings = log["rating"].to_numpy()
     rank, ridge = (SemiSynthetic.model_fields[name].default for name in ("rank", "ridge"))

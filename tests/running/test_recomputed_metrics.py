@@ -65,7 +65,7 @@ def test_means_over_users(ranked):
 
 def test_click_through_rate(finished_run, parts_of):
     result, folder = finished_run("ctr/ml-100k", "lr", epochs=1)
-    part = parts_of("ctr/ml-100k", "test")
+    part, shared = parts_of("ctr/ml-100k", "test"), parts_of("ctr/ml-100k", "shared")
     predictions = pl.read_parquet(folder / "predictions.parquet")
     assert predictions.columns == ["row", "score"]
     assert predictions["row"].to_list() == list(range(len(part["labels"])))
@@ -82,7 +82,7 @@ def test_click_through_rate(finished_run, parts_of):
     }
     assert result.metrics.test == pytest.approx(expected, **TOLERANCE)
     per_user = pl.read_parquet(folder / "per_user.parquet")
-    users, counts = np.unique(part["groups"], return_counts=True)
+    users, counts = np.unique(shared["group_ids"][part["groups"]], return_counts=True)
     assert per_user["user"].to_list() == users.tolist()
     assert (per_user["logloss"] * counts).sum() / counts.sum() == pytest.approx(expected["logloss"], **TOLERANCE)
 

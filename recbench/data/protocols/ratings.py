@@ -20,9 +20,9 @@ class RandomTest(Protocol):
 
     Arrays of a part: ``users``, ``items`` (n,), ``labels`` (n,) 0 or 1. Shared: ``user_ids``, ``item_ids``, and
     ``propensities`` (U, I) where the dataset has a table of them: those published, times the share of pairs that are
-    not held out. A share of every user's random ratings is the validation part: without labels that are missing at random
-    nothing could be selected or calibrated without bias. Pairs with a random rating are left out of training; the
-    literature leaves them in (Coat: 366 of 6,960, with the very labels that validation and test ask for).
+    not held out. A share of every user's random ratings is the validation part: without labels that are missing at
+    random nothing could be selected or calibrated without bias. Pairs with a random rating are left out of training;
+    the literature leaves them in (Coat: 366 of 6,960, with the very labels that validation and test ask for).
     """
 
     kind: Literal["random-test"] = "random-test"

@@ -107,10 +107,10 @@ def rows(
             separator=chr(byte),
             quote_char='"' if quoted else None,
         )
-    except pl.exceptions.ComputeError if numbers else ():
-        # Something is no number as it stands; as text it is looked at more closely, and its line can be named.
-        return rows(path, block, names, wanted, separator, quoted)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if numbers:
+            # Something may be no number as it stands; as text it is looked at more closely, and its line can be named.
+            return rows(path, block, names, wanted, separator, quoted)
         _check_lines(path, data, block.first_line, byte, width, quoted)
         raise RecbenchError(f"{path}, line {block.first_line} or later: cannot be parsed ({error})") from error
     if numbers and not all(series.is_finite().all() for series in frame.iter_columns() if series.dtype == pl.Float64):

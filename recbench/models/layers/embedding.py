@@ -13,8 +13,9 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class FieldEmbedding(nn.Module):
     """One vector per id, in one table for all fields; a multi-valued field is the mean of its values' vectors.
 
-    A dense field is its number times its one vector, as in LibFM (Rendle, TIST 2012). A row without any value of a multi-valued field gets a zero vector there. Initial weights are normal with standard
-    deviation 1e-4, as in FuxiCTR (Zhu et al., CIKM 2021, arXiv:2009.05794).
+    A dense field is its number times its one vector, as in LibFM (Rendle, TIST 2012). A row without any value of a
+    multi-valued field gets a zero vector there. Initial weights are normal with standard deviation 1e-4, as in FuxiCTR
+    (Zhu et al., CIKM 2021, arXiv:2009.05794).
 
     Shapes: a batch of B rows -> (B, F, D), fields in the order of the ``FieldSpace``.
     """

@@ -102,3 +102,28 @@ def test_embedding_l2_adds_lambda_times_the_whole_of_every_table_to_the_gradient
         added = gradients[0.3][name] - gradients[0.0][name]
         torch.testing.assert_close(added, 0.3 * table.weight.detach())
     assert torch.equal(gradients[0.3]["scale"], gradients[0.0]["scale"])
+
+
+def test_a_dense_field_is_its_number_times_its_vector():
+    fields = FieldSpace(
+        [Field("price", False, 1, 0, dense=True), Field("user", False, 4, 1), Field("age", False, 1, 5, True)]
+    )
+    layer = FieldEmbedding(fields, 2)
+    dense = torch.tensor([[2.0, 0.0], [-1.0, 3.0]])
+    batch = CTRBatch(torch.tensor([[1], [4]]), {}, torch.zeros(2), dense)
+    price, age = layer.weight[0], layer.weight[5]
+    expected = torch.stack(
+        [torch.stack([2 * price, layer.weight[1], 0 * age]), torch.stack([-price, layer.weight[4], 3 * age])]
+    )
+    assert torch.equal(layer(batch), expected)
+    (first, second) = batch.take(torch.tensor([1, 0])).split(1)
+    assert torch.equal(torch.cat([layer(first), layer(second)]), expected.flip(0))
+
+
+def test_fields_that_share_ids_share_vectors():
+    fields = FieldSpace([Field("item", False, 3, 0), Field("past", True, 3, 0)])
+    assert fields.n_ids == 3
+    layer = FieldEmbedding(fields, 2)
+    batch = CTRBatch(torch.tensor([[2]]), {"past": ragged([[2]])}, torch.zeros(1))
+    vectors = layer(batch)
+    assert torch.equal(vectors[0, 0], vectors[0, 1])
