@@ -1,8 +1,8 @@
 """Preparation of a Criteo-shaped log: CPU time, memory and disk, beside a bare pyarrow encoder on the same file.
 
-    python scripts/peers/prepare.py --rows 1000000 3000000 10000000 [--threads 2] [--floor] [--json FILE]
+    python scripts/peers/prepare.py --rows 1000000 3000000 10000000 [--floor] [--fuxictr PYTHON] [--json FILE]
 
-Each size is generated (scripts/criteo_log.py), prepared in a process of its own with an empty cache, and opened again
+CPU seconds are of the process, imports left out (those of recbench are in ``start_s``). Each size is generated (scripts/criteo_log.py), prepared in a process of its own with an empty cache, and opened again
 in another. Categories get ids from training rows, numbers are standardised on training rows, rows are split 8:1:1 at
 random. The floor reads the file with pyarrow, encodes and standardises with all rows in memory and writes Parquet.
 """
@@ -16,8 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 NUMBERS = [f"I{i}" for i in range(1, 14)]
 CATEGORIES = [f"C{i}" for i in range(1, 27)]
@@ -71,14 +69,23 @@ def prepare(file: Path) -> dict:
             "split": {"kind": "random-rows", "valid": 0.1, "test": 0.1},
         }
     )
-    began = time.perf_counter()
+    import polars  # noqa: F401  (its import belongs to the start)
+
+    before, began = spent(), time.perf_counter()
     prepared = protocol.prepare(card)
     arrays = {part: prepared.part(part) for part in ("train", "valid", "test")}
-    wall = time.perf_counter() - began
+    wall, cpu = time.perf_counter() - began, spent() - before
     disk = sum(path.stat().st_size for path in prepared.directory.rglob("*") if path.is_file())
     sizes = {field["name"]: field["size"] for field in prepared.meta["fields"]}
     rows = {part: len(found["labels"]) for part, found in arrays.items()}
-    return {"wall_s": wall, "rows": rows, "vocabulary": sum(sizes.values()), "disk_mb": disk / 1e6}
+    return {
+        "start_s": before,
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "parts": rows,
+        "vocabulary": sum(sizes.values()),
+        "disk_mb": disk / 1e6,
+    }
 
 
 def floor(file: Path) -> dict:
@@ -87,7 +94,7 @@ def floor(file: Path) -> dict:
     import pyarrow.csv as pcsv
     import pyarrow.parquet as pq
 
-    began = time.perf_counter()
+    before, began = spent(), time.perf_counter()
     names = ["label", *NUMBERS, *CATEGORIES]
     types = {name: pa.string() if name in CATEGORIES else pa.float32() for name in names}
     table = pcsv.read_csv(
@@ -106,7 +113,7 @@ def floor(file: Path) -> dict:
     pq.write_table(pa.table(columns), out)
     disk = out.stat().st_size / 1e6
     out.unlink()
-    return {"wall_s": time.perf_counter() - began, "rows": {"all": len(table)}, "disk_mb": disk}
+    return {"cpu_s": spent() - before, "wall_s": time.perf_counter() - began, "disk_mb": disk}
 
 
 def in_process(what: str, file: Path, threads: int, home: Path) -> dict:
@@ -116,7 +123,10 @@ def in_process(what: str, file: Path, threads: int, home: Path) -> dict:
         "OMP_NUM_THREADS": str(threads),
     }
     command = [sys.executable, __file__, "--only", what, str(file), "--threads", str(threads)]
-    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    if what.startswith("fuxictr "):
+        command = [what.partition(" ")[2], str(Path(__file__).with_name("fuxictr_prepare.py")), str(file)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -124,6 +134,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--floor", action="store_true", help="time the pyarrow encoder too")
+    parser.add_argument("--fuxictr", metavar="PYTHON", help="time FuxiCTR too, in the environment of that interpreter")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -135,18 +146,20 @@ def main() -> None:
             pa.set_cpu_count(arguments.threads)
         figures = {"prepare": prepare, "open": prepare, "floor": floor}[what](Path(file))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(figures | {"cpu_s": spent(), "peak_mb": peak}))
+        print(json.dumps(figures | {"peak_mb": peak}))
         return
-    from criteo_log import write_log
-
+    generator = str(Path(__file__).parents[1] / "criteo_log.py")
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         for n_rows in arguments.rows:
             file = Path(scratch) / f"{n_rows}.tsv"
-            write_log(file, n_rows)
+            # In a process of its own: the peak memory of a child counts that of its parent when it is started.
+            subprocess.run([sys.executable, generator, str(n_rows), str(file)], check=True)
             home = Path(scratch) / f"home-{n_rows}"
-            for what in ["prepare", "open", *(["floor"] if arguments.floor else [])]:
-                figures = in_process(what, file, arguments.threads, home)
+            whats = ["prepare", "open", *(["floor"] if arguments.floor else [])]
+            for job in [*whats, *([f"fuxictr {arguments.fuxictr}"] if arguments.fuxictr else [])]:
+                figures = in_process(job, file, arguments.threads, home)
+                what = job.partition(" ")[0]
                 results.append({"what": what, "rows": n_rows, "raw_mb": file.stat().st_size / 1e6} | figures)
                 per_million = figures["cpu_s"] / n_rows * 1e6
                 print(

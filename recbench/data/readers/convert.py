@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import polars as pl
 
 from recbench.data.cards import Column, ColumnType
@@ -51,10 +52,23 @@ def _series(block: Block, raw: str, kind: ColumnType, separator: str) -> pl.Seri
 def _tokens(block: Block, values: pl.Series) -> pl.Series:
     if not _names_things(values.dtype):
         raise _wrong_type(block, values, "text or whole numbers")
-    return values.cast(pl.String).fill_null("")
+    return filled(values)
+
+
+def filled(values: pl.Series) -> pl.Series:
+    """Return values as text, missing ones as the empty text; what is there already costs nothing."""
+    text = values if values.dtype == pl.String else values.cast(pl.String)
+    return text.fill_null("") if text.null_count() else text
+
+
+def all_finite(values: pl.Series) -> bool:
+    """Say whether all numbers of a column of floats that are not missing are finite."""
+    return bool(np.count_nonzero(np.isfinite(values.to_numpy())) == len(values) - values.null_count())
 
 
 def _numbers(block: Block, values: pl.Series, *, optional: bool) -> pl.Series:
+    if values.dtype == pl.Float64 and all_finite(values) and (optional or not values.null_count()):
+        return values
     if not _counts_things(values.dtype):
         raise _wrong_type(block, values, "numbers")
     numbers = values.cast(pl.Float64, strict=False)

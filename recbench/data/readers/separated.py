@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recbench.data.cards import CsvTable
 from recbench.data.readers.block import Block, require
+from recbench.data.readers.convert import all_finite
 from recbench.data.readers.text import NEWLINE, QUOTE, TextBlock, count_byte, text_blocks
 from recbench.errors import RecbenchError
 
@@ -113,7 +114,7 @@ def rows(
             return rows(path, block, names, wanted, separator, quoted)
         _check_lines(path, data, block.first_line, byte, width, quoted)
         raise RecbenchError(f"{path}, line {block.first_line} or later: cannot be parsed ({error})") from error
-    if numbers and not all(series.is_finite().all() for series in frame.iter_columns() if series.dtype == pl.Float64):
+    if numbers and not all(all_finite(values) for values in frame if values.dtype == pl.Float64):
         return rows(path, block, names, wanted, separator, quoted)
     expected = block.lines if lines is None else lines.size
     if frame.height != expected:
