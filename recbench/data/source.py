@@ -67,12 +67,12 @@ class Source:
     def sha256(self, tables: Collection[str]) -> str:
         """Digest over the raw files of some tables: equal digests mean equal raw bytes.
 
-        Files whose checksum the card does not know are fetched first.
+        Files whose checksum neither the card nor an earlier fetch knows are fetched first.
         """
         listing = set()
         for table in tables:
             owner, spec = self.resolve(table)
-            if any(owner.files[file].sha256 is None for file in spec.file):
+            if any(checksums(owner)[file] is None for file in spec.file):
                 self._fetched(owner, spec.file)
             listing |= {f"{owner.name}/{file} {checksums(owner)[file]}" for file in spec.file}
         return hashlib.sha256("\n".join(sorted(listing)).encode()).hexdigest()

@@ -326,7 +326,7 @@ AnySplit = Annotated[
 def random_rows(n_rows: int, valid: float, test: float, seed: int | list[int]) -> Parts:
     """Assign ``floor(n_rows * share)`` random rows to valid and to test and the rest to train; shape (n_rows,)."""
     order = np.random.default_rng(seed).permutation(n_rows)
-    return _by_rank(order, np.full(n_rows, n_rows), valid, test)
+    return _by_rank(order, np.asarray(n_rows), valid, test)
 
 
 def random_by_user(users: Int, valid: float, test: float, seed: int) -> Parts:

@@ -2,9 +2,10 @@
 
     python scripts/peers/prepare.py --rows 1000000 3000000 10000000 [--floor] [--fuxictr PYTHON] [--json FILE]
 
-CPU seconds are of the process, imports left out (those of recbench are in ``start_s``). Each size is generated (scripts/criteo_log.py), prepared in a process of its own with an empty cache, and opened again
+Each size is generated (scripts/criteo_log.py), prepared in a process of its own with an empty cache, and opened again
 in another. Categories get ids from training rows, numbers are standardised on training rows, rows are split 8:1:1 at
 random. The floor reads the file with pyarrow, encodes and standardises with all rows in memory and writes Parquet.
+CPU seconds are of the process, imports left out (those of recbench are in ``start_s``).
 """
 
 import argparse
