@@ -100,7 +100,7 @@ def data_add(
     """Make a card for files of your own: their form and columns are inferred, their bytes kept in the cache."""
     from dataclasses import asdict
 
-    from recbench.data.adding import add, parse_columns
+    from recbench.data.own.adding import add, parse_columns
     from recbench.reporting.datasets import print_added
 
     added = add(files, name=name, title=title, licence=licence, columns=parse_columns(columns or []), force=force)
@@ -119,7 +119,7 @@ def data_fetch(
 ) -> None:
     """Fetch datasets into the cache and verify every file."""
     from recbench.data.cards import load_card
-    from recbench.data.fetch import fetch
+    from recbench.data.files.fetch import fetch
 
     cards = [load_card(name) for name in names]
     fetched = {card.name: list(map(str, fetch(card, force=force).values())) for card in cards}
@@ -133,7 +133,7 @@ def data_verify(
 ) -> None:
     """Check cached files against their cards: those of the named datasets, or all, and all prepared data too."""
     from recbench.data.cards import card_names, load_card
-    from recbench.data.fetch import cached, verify
+    from recbench.data.files.fetch import cached, verify
     from recbench.data.store import verify_all
 
     cards = [load_card(name) for name in names or card_names()]
@@ -157,7 +157,7 @@ def data_verify(
 def _row(card: Card) -> dict[str, Any]:
     """Describe a dataset in one row; whether it is cached is seen from the files' being there, no file is read."""
     from recbench.data.cards import BorrowedTable
-    from recbench.data.fetch import cached
+    from recbench.data.files.fetch import cached
 
     read = {name for table in card.tables.values() if not isinstance(table, BorrowedTable) for name in table.file}
     sizes = [size for name in read if (size := card.files[name].bytes) is not None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from recbench.data.cards import Card
-from recbench.data.encoding import Dictionary
+from recbench.data.protocols.encoding import Dictionary
 from recbench.data.source import Source
 from recbench.data.statistics import TRIPLE, VALUES, LogStatistics, TripleStatistics, log_statistics, triple_statistics
 from recbench.errors import RecbenchError, UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbench.data.cards import BorrowedTable, Card, FileTable, load_card
-from recbench.data.fetch import checksums, fetch
+from recbench.data.files.fetch import checksums, fetch
 from recbench.errors import RecbenchError
 
 if TYPE_CHECKING:

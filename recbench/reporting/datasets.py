@@ -10,8 +10,8 @@ import typer
 from recbench.reporting.console import print_table
 
 if TYPE_CHECKING:
-    from recbench.data.adding import Added
     from recbench.data.describe import Count, DatasetStatistics
+    from recbench.data.own.adding import Added
     from recbench.data.statistics import ColdShares, LogStatistics, Popularity, Spread, Times, TripleStatistics
 
 _Lines = list[tuple[str, str]]

@@ -13,7 +13,7 @@ def examine() -> dict[str, Any]:
 
     from recbench import __version__
     from recbench.data.cards import card_names, load_card
-    from recbench.data.fetch import cached
+    from recbench.data.files.fetch import cached
     from recbench.resources import home, mirror
     from recbench.tracking.environment import capture
     from recbench.tracking.mlflow import tracking_uri

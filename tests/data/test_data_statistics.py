@@ -189,7 +189,7 @@ def test_kinds_of_facts():
 
 
 def test_a_difference_from_the_card_is_named(monkeypatch, tmp_path):
-    from recbench.data.adding import add
+    from recbench.data.own.adding import add
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECBENCH_HOME", str(tmp_path / "home"))

@@ -78,7 +78,7 @@ def test_unseen_users_are_ranked_from_what_is_shown_of_them(ran, parts_of):
 
 
 def test_a_model_that_knows_users_by_number_is_refused(ran):
-    with pytest.raises(UsageError, match="bprmf knows users by their number.*folds_in"):
+    with pytest.raises(UsageError, match=r"bprmf knows users by their number.*folds_in"):
         ran("topn/ml-1m-strong", "bprmf", epochs=1)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recbench.data import splits
 from recbench.data.cards import Card
+from recbench.data.protocols import splits
+from recbench.data.protocols.splits import AnySplit, Log, Split
 from recbench.data.source import Source
-from recbench.data.splits import AnySplit, Log, Split
 from recbench.data.store import Prepared, Writer, prepared
 from recbench.errors import RecbenchError
 from recbench.resources import home
@@ -159,8 +159,7 @@ def _code_sha256() -> str:
     """Digest of the code that prepares: a change of it prepares anew."""
     folder = Path(__file__).parent
     modules = [*folder.glob("*.py"), *folder.with_name("readers").glob("*.py")]
-    others = ("completion", "encoding", "fields", "filters", "source", "splits", "store")
-    modules += [folder.with_name(f"{name}.py") for name in others]
+    modules += [folder.with_name(f"{name}.py") for name in ("source", "store")]
     digest = hashlib.sha256()
     for module in sorted(modules):
         digest.update(module.read_bytes())

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recbench.data import splits
-from recbench.data.filters import AnyFilter
+from recbench.data.protocols import splits
 from recbench.data.protocols.base import PART_NAMES, Protocol, Published, Splitting, index
+from recbench.data.protocols.filters import AnyFilter
+from recbench.data.protocols.splits import Log, Split
 from recbench.data.source import Source
-from recbench.data.splits import Log, Split
 from recbench.data.store import Arrays, Writer
 from recbench.errors import RecbenchError
 

@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from recbench.data import splits
-from recbench.data.fields import FieldSpec
-from recbench.data.filters import AnyFilter
+from recbench.data.protocols import splits
 from recbench.data.protocols.base import PART_NAMES, Protocol, Published, Spec, Splitting
+from recbench.data.protocols.fields import FieldSpec
+from recbench.data.protocols.filters import AnyFilter
+from recbench.data.protocols.splits import Log
 from recbench.data.source import Source
-from recbench.data.splits import Log
 from recbench.data.store import Writer
 from recbench.errors import RecbenchError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from recbench.data.encoding import Dictionary, Encoder, Lists
+    from recbench.data.protocols.encoding import Dictionary, Encoder, Lists
 
 
 class Label(Spec):
@@ -166,7 +166,7 @@ class _Rows:
     """The rows of all tables on their way to arrays."""
 
     def __init__(self, protocol: Labelled, folder: Path) -> None:
-        from recbench.data import encoding
+        from recbench.data.protocols import encoding
 
         self._protocol = protocol
         self._vocabularies = {
@@ -181,7 +181,7 @@ class _Rows:
         self.n_rows = 0
 
     def _encoder(self, field: FieldSpec, folder: Path) -> Encoder:
-        from recbench.data import encoding
+        from recbench.data.protocols import encoding
 
         if field.dense:
             return encoding.Numbers(field, folder)
@@ -206,7 +206,7 @@ class _Rows:
         self.n_rows += len(batch)
 
     def _append_key(self, key: str, values: pl.Series) -> None:
-        from recbench.data import encoding
+        from recbench.data.protocols import encoding
 
         if key not in self._keys:
             self._keys[key] = encoding.Dictionary()
@@ -244,7 +244,7 @@ class _Rows:
 
     def write(self, out: Writer, parts: splits.Parts) -> None:
         """Read the fields again, in blocks of rows, and write the arrays of every part."""
-        from recbench.data import encoding
+        from recbench.data.protocols import encoding
 
         labels = np.concatenate(self._labels)
         groups = self._groups(out)
@@ -286,7 +286,7 @@ class _Rows:
             self._write_lists(out, encoder, parts)
 
     def _write_lists(self, out: Writer, encoder: Lists, parts: splits.Parts) -> None:
-        from recbench.data import encoding
+        from recbench.data.protocols import encoding
 
         lengths = encoder.lengths.read(self.n_rows)
         encoder.lengths.rewind()

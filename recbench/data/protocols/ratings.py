@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from recbench.data import splits
+from recbench.data.protocols import splits
 from recbench.data.protocols.base import PART_NAMES, Protocol, Share, codes, index
 from recbench.data.source import Source
 from recbench.data.store import Arrays, Writer
@@ -98,7 +98,7 @@ class SemiSynthetic(Protocol):
 
     def build(self, source: Source, out: Writer) -> Mapping[str, Any]:
         """Complete the matrix, draw labels, hold out random pairs, draw the exposure."""
-        from recbench.data.completion import complete
+        from recbench.data.protocols.completion import complete
 
         log = source.table("interactions")
         user_ids, users = index(log["user"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from recbench.errors import RecbenchError
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 24 << 20
 """Size of a block, and of the longest line that is accepted."""
 NEWLINE, QUOTE = ord("\n"), ord('"')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

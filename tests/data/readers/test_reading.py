@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from recbench.data.cards import load_card
-from recbench.data.fetch import fetch
+from recbench.data.files.fetch import fetch
 from recbench.data.readers import read_table
 from recbench.data.source import Source
 from recbench.errors import RecbenchError, UsageError

@@ -11,9 +11,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from recbench import resources
-from recbench.data.adding import add, parse_columns
 from recbench.data.cards import card_names, load_card
-from recbench.data.fetch import fetch, verify
+from recbench.data.files.fetch import fetch, verify
+from recbench.data.own.adding import add, parse_columns
 from recbench.data.readers import read_table
 from recbench.data.source import Source
 from recbench.errors import RecbenchError, UsageError

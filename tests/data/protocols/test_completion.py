@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from recbench.data.cards import load_card
-from recbench.data.completion import complete
 from recbench.data.protocols import SemiSynthetic
 from recbench.data.protocols.base import index
+from recbench.data.protocols.completion import complete
 from recbench.data.source import Source
 
 

@@ -15,9 +15,18 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from recbench import errors, resources
-from recbench.data import archives
 from recbench.data.cards import BorrowedTable, Card, CardFile, PackageSource
-from recbench.data.download import HTML, SourceError, download, download_wheel, installed, may_be_html, progress, status
+from recbench.data.files import archives
+from recbench.data.files.download import (
+    HTML,
+    SourceError,
+    download,
+    download_wheel,
+    installed,
+    may_be_html,
+    progress,
+    status,
+)
 from recbench.errors import RecbenchError
 
 _CHUNK = 1 << 20

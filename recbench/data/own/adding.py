@@ -18,8 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from recbench import errors, resources
 from recbench.data.cards import Card, ColumnType, Name, card_names
-from recbench.data.encoding import Dictionary
-from recbench.data.guessing import ROLES, Guess, guess
+from recbench.data.own.guessing import ROLES, Guess, guess
+from recbench.data.protocols.encoding import Dictionary
 from recbench.data.readers import read_batches
 from recbench.data.statistics import TRIPLE, VALUES
 from recbench.errors import RecbenchError, UsageError

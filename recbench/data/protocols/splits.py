@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from recbench.data import leaks
-from recbench.data.leaks import Evaluation
+from recbench.data.protocols import leaks
+from recbench.data.protocols.leaks import Evaluation
 from recbench.errors import RecbenchError
 
 TRAIN, VALID, TEST, NONE = 0, 1, 2, 3

@@ -14,7 +14,7 @@ import pytest
 
 from recbench import resources
 from recbench.data.cards import Card, CardFile, PackageSource, load_card
-from recbench.data.fetch import fetch, verify
+from recbench.data.files.fetch import fetch, verify
 from recbench.errors import RecbenchError
 
 CONTENT = b"".join(b"%d %d\n" % (n, n * n) for n in range(20_000))
@@ -49,7 +49,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("RECBENCH_MIRROR", raising=False)
     monkeypatch.delenv("RECBENCH_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("recbench.data.download._WAIT_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("recbench.data.files.download._WAIT_SECONDS", (0.0, 0.0))
     return tmp_path / "home"
 
 
@@ -128,7 +128,8 @@ def files_in(folder: Path) -> set[str]:
 
 def start(card: Card) -> subprocess.Popen:
     code = (
-        "import sys; from recbench.data import cards, fetch; fetch.fetch(cards.Card.model_validate_json(sys.argv[1]))"
+        "import sys; from recbench.data import cards; from recbench.data.files import fetch; "
+        "fetch.fetch(cards.Card.model_validate_json(sys.argv[1]))"
     )
     return subprocess.Popen([sys.executable, "-c", code, card.model_dump_json()], stderr=subprocess.PIPE, text=True)
 

@@ -18,9 +18,9 @@ import zipfile
 
 import pytest
 
-from recbench.data import download as module
 from recbench.data.cards import Card, CardFile
-from recbench.data.fetch import cached, checksums, fetch, verify
+from recbench.data.files import download as module
+from recbench.data.files.fetch import cached, checksums, fetch, verify
 from recbench.errors import RecbenchError, UsageError
 
 CONTENT = b"".join(b"%d %d\n" % (n, n * n) for n in range(20_000))
@@ -351,7 +351,8 @@ def test_what_a_killed_process_left_is_not_used_without_a_checksum(server, home)
 
 def start(card, timeout=30):
     code = (
-        "import sys; from recbench.data import cards, download, fetch; download._TIMEOUT_SECONDS = float(sys.argv[2]); "
+        "import sys; from recbench.data import cards; from recbench.data.files import download, fetch; "
+        "download._TIMEOUT_SECONDS = float(sys.argv[2]); "
         "fetch.fetch(cards.Card.model_validate_json(sys.argv[1]))"
     )
     words = [sys.executable, "-c", code, card.model_dump_json(), str(timeout)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from recbench import resources
-from recbench.data.splits import (
+from recbench.data.protocols.splits import (
     NONE,
     TEST,
     TRAIN,

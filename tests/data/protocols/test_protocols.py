@@ -12,9 +12,8 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from recbench.data import splits
 from recbench.data.cards import load_card
-from recbench.data.protocols import AnyProtocol, Labelled, Protocol, SemiSynthetic
+from recbench.data.protocols import AnyProtocol, Labelled, Protocol, SemiSynthetic, splits
 from recbench.data.protocols.base import index
 from recbench.data.source import Source
 from recbench.data.store import Arrays, prepared

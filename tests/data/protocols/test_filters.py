@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from recbench.data.filters import AnyFilter, Filter
+from recbench.data.protocols.filters import AnyFilter, Filter
 from recbench.errors import RecbenchError
 
 FRAME = pl.DataFrame(

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from recbench.data import archives
-from recbench.data.archives import extract
+from recbench.data.files import archives
+from recbench.data.files.archives import extract
 from recbench.errors import RecbenchError
 
 CONTENT = b"".join(b"%d %d\n" % (n, n * n) for n in range(20_000))

@@ -8,10 +8,9 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from recbench.data import encoding
 from recbench.data.cards import Card
-from recbench.data.fields import FieldSpec
-from recbench.data.protocols import Labelled
+from recbench.data.protocols import Labelled, encoding
+from recbench.data.protocols.fields import FieldSpec
 from recbench.data.source import Source
 from recbench.data.store import prepared
 from recbench.errors import RecbenchError

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recbench.data.fields import FieldSpec
+from recbench.data.protocols.fields import FieldSpec
 from recbench.data.readers.convert import filled
 
 Ints = NDArray[np.int32]

@@ -1,0 +1,1 @@
+"""Raw files: fetched from mirrors, packages, urls and archives, and checked."""

@@ -1,0 +1,1 @@
+"""Cards for data of the user's own."""
