@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from recbench import resources
-from recbench.data import fetch
+from recbench.data.files import fetch
 
 mirrored = pytest.mark.skipif(resources.mirror() is None, reason="RECBENCH_MIRROR is not set")
 LOG = "user,item,rating\n" + "".join(f"{n % 7},{n % 11},{n % 5}\n" for n in range(60))
