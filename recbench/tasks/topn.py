@@ -196,15 +196,15 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
         k = max(parse(name)[1] for name in self.benchmark.metrics)
         truth_users, truth_items = to_device(part["users"], device), to_device(part["items"], device)
         truth_keys = truth_users * data.n_items + truth_items
-        shown = [self._rows(part, "history_")] if "history_users" in part else []
-        seen_rows = shown if seen is None else [*shown, self._rows(seen)]
+        shown = self._rows(part, "history_")
+        seen_rows = [shown] if seen is None else [shown, self._rows(seen)]
         users, relevant = torch.unique_consecutive(truth_users, return_counts=True)
         model.prepare_scoring()
         tops: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for block in blocks(users, max(1, SCORES_AT_ONCE // data.n_items)):
             batch = data.user_batch(block)
             if data.fold_in:
-                batch = UserBatch(block, shown[0].take(block), data.n_items)
+                batch = UserBatch(block, shown.take(block), data.n_items)
             scores = model.score(batch)
             if scores.shape != (len(block), data.n_items):
                 raise RecbenchError(
@@ -250,14 +250,15 @@ class RankingTask(Task[TopNDataT, Ranker], Generic[TopNDataT]):
         )
 
     def _rows(self, part: Arrays, prefix: str = "") -> Ragged:
-        """Return a part's items as one ragged row a user."""
-        counts = torch.bincount(to_device(part[f"{prefix}users"], self.device), minlength=self.data.n_users)
-        items = to_device(part[f"{prefix}items"], self.device)
+        """Return a part's items as one ragged row a user; empty rows where the part has none of that kind."""
+        nothing = np.zeros(0, dtype=np.int64)
+        users, items = (to_device(part.get(f"{prefix}{column}", nothing), self.device) for column in ("users", "items"))
+        counts = torch.bincount(users, minlength=self.data.n_users)
         return Ragged(items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
 
-    def _scored_from(self, shown: list[Ragged]) -> Tensor:
+    def _scored_from(self, shown: Ragged) -> Tensor:
         """Return the number of items each user is scored from, shape (U,)."""
-        return shown[0].lengths if self.data.fold_in else self.data.history.lengths
+        return shown.lengths if self.data.fold_in else self.data.history.lengths
 
     def leaks(self, test: Arrays) -> list[str]:
         """Find test interactions that are also in training or validation."""

@@ -77,6 +77,20 @@ def test_unseen_users_are_ranked_from_what_is_shown_of_them(ran, parts_of):
     assert predictions.join(shown, on=["user", "item"]).is_empty(), "what is shown is not ranked"
 
 
+def test_users_of_whom_nothing_is_known_are_ranked_by_what_is_known_of_items(ran, tmp_path, monkeypatch):
+    content = yaml.safe_load(shipped("configs", "benchmarks", "topn", "ml-100k.yaml").read_text())
+    content["protocol"] |= {"name": "cold", "split": {"kind": "cold-users", "valid": 0.1, "test": 0.1}}
+    own = tmp_path / "configs" / "benchmarks" / "topn" / "cold.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    popular, _ = ran("topn/cold", "popularity")
+    without_history, _ = ran("topn/cold", "ease")
+    assert popular.diagnostics["users_without_history"] == 94
+    assert popular.metrics.test["ndcg@10"] > without_history.metrics.test["ndcg@10"] + 0.1
+    assert without_history.diagnostics["tie_rate"] == 1
+
+
 def test_a_model_that_knows_users_by_number_is_refused(ran):
     with pytest.raises(UsageError, match=r"bprmf knows users by their number.*folds_in"):
         ran("topn/ml-1m-strong", "bprmf", epochs=1)
