@@ -166,6 +166,17 @@ def test_a_missing_dataset_offline(command, tmp_path, monkeypatch):
     assert read_result(tmp_path / "results/rating/coat/naivemf/seed-1").error in answer.complaint
 
 
+def test_data_behind_an_agreement_say_how_to_get_them(command, tmp_path, monkeypatch):
+    monkeypatch.delenv("RECBENCH_MIRROR", raising=False)
+    answer = command("run", "rating/yahoo-r3", "naivemf", *QUICK)
+    assert answer.status == 1
+    assert "to get it by hand: Ask for" in answer.complaint
+    assert "in the folder" in answer.complaint
+    failed = read_result(tmp_path / "results/rating/yahoo-r3/naivemf/seed-1")
+    assert failed.status == "failed"
+    assert failed.dataset.sha256 == "unknown"
+
+
 @pytest.fixture
 def own_home(command, tmp_path, monkeypatch):
     """A cache of this test's own, with the raw files and the prepared click data."""

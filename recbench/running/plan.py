@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recbench.data.cards import Card, load_card
-from recbench.errors import UsageError, unknown
+from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.models.registry import load_model, model_names
 from recbench.running.result import RECORD, BudgetRecord, Result, read_result, result_dir
 from recbench.running.settings import Settings
@@ -44,8 +44,11 @@ class Plan:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Digest of the raw files that the run rests on."""
-        return self.benchmark.protocol.raw_sha256(self.card)
+        """Digest of the raw files that the run rests on; ``unknown`` where they cannot be had."""
+        try:
+            return self.benchmark.protocol.raw_sha256(self.card)
+        except RecbenchError:
+            return "unknown"  # preparing them will say why, and that failure is recorded
 
     def directory(self, out: Path) -> Path:
         """Return the result directory under ``out``."""

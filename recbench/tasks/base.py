@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from recbench.data.protocols import AnyProtocol
+from recbench.data.protocols.leaks import count_repeated
 from recbench.data.store import Arrays, Prepared
 from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.metrics import names
@@ -165,14 +165,9 @@ class Task(ABC, Generic[DataT, ModelT]):
         return self.evaluate(model, part, seen=self._valid), self.leaks(part)
 
 
-def _count_in(values: NDArray[np.int64], known: NDArray[np.int64]) -> int:
-    """Count the values that are among the known ones, which are sorted: faster than hashing keys of such regularity."""
-    return int((known[np.searchsorted(known, values).clip(max=known.size - 1)] == values).sum())
-
-
 def repeated_pairs(test: Arrays, others: Mapping[str, Arrays], n_items: int) -> list[str]:
     """Return a sentence for each of the ``others`` that holds user-item pairs of the test part."""
     keys = {name: part["users"].astype(np.int64) * n_items + part["items"] for name, part in others.items()}
     target = test["users"].astype(np.int64) * n_items + test["items"]
-    counts = {name: _count_in(target, np.sort(known)) for name, known in keys.items() if known.size}
+    counts = {name: count_repeated(target, known) for name, known in keys.items()}
     return [f"{count} test pairs are also in the {name} part" for name, count in counts.items() if count]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recbench.data.protocols.leaks import count_repeated
 from recbench.data.store import Arrays, Prepared
 from recbench.errors import RecbenchError
 from recbench.metrics import pointwise
@@ -201,5 +202,5 @@ class CTRTask(Task[CTRData, Classifier]):
         # One 64-bit key a row, wrapping around: equal rows have equal keys, others almost surely not.
         keys = (test["ids"] * multipliers).sum(axis=1)
         train = (self._train["ids"] * multipliers).sum(axis=1)
-        count = int(np.isin(keys, train).sum())
+        count = count_repeated(keys, train)
         return [f"{count} test rows have the same fields as a training row"] if count else []
