@@ -115,6 +115,7 @@ def data_add(
 def data_fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is cached.")] = False,
+    extra: Annotated[bool, typer.Option("--extra", help="Also files that only some tables need.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch datasets into the cache and verify every file."""
@@ -122,7 +123,12 @@ def data_fetch(
     from recbench.data.files.fetch import fetch
 
     cards = [load_card(name) for name in names]
-    fetched = {card.name: list(map(str, fetch(card, force=force).values())) for card in cards}
+    fetched = {}
+    for card in cards:
+        paths = fetch(card, force=force)
+        if extra:
+            paths |= fetch(card, [name for name, file in card.files.items() if file.extra], force=force)
+        fetched[card.name] = list(map(str, paths.values()))
     listed = "\n".join(path for paths in fetched.values() for path in paths)
     typer.echo(json.dumps(fetched, indent=2) if as_json else listed)
 

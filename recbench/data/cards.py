@@ -61,6 +61,8 @@ class CardFile(_Strict):
     """Another file of the card (zip, tar, or one file compressed with gzip, bzip2 or xz) that holds this one."""
     member: Member | None = None
     """Path inside the archive, or inside the wheel of the card's package if no archive is named."""
+    extra: bool = False
+    """Fetched only when a table that reads it is asked for, or by name."""
 
     @model_validator(mode="after")
     def _checksum_with_size(self) -> Self:

@@ -57,9 +57,9 @@ def fetch(
 
     Args:
         card: the data set.
-        names: the files wanted; all if not given, but for archives that no table reads. Such an archive is fetched
-            when a file in it is, and a call that fetched it deletes it in the end if all the card takes from it is in
-            the cache.
+        names: the files wanted; all if not given, but for extra ones and archives that no table reads. Such an archive
+            is fetched when a file in it is, and a call that fetched it deletes it in the end if all the card takes from
+            it is in the cache.
         offline: use no network; also set by the environment variable ``RECBENCH_OFFLINE=1``.
         force: fetch again what is already cached. Of a file that the user alone can get, record the checksum anew.
 
@@ -70,7 +70,7 @@ def fetch(
     """
     offline = offline or os.environ.get("RECBENCH_OFFLINE", "0") not in {"", "0"}
     cache = _Cache(card)
-    wanted = [name for name in card.files if name not in cache.containers] if names is None else list(names)
+    wanted = [name for name in card.files if not cache.may_miss(name)] if names is None else list(names)
     for name in wanted:
         if name not in card.files:
             raise errors.unknown("file", name, card.files, hint=f"of the dataset {card.name}")
@@ -98,14 +98,15 @@ def checksums(card: Card) -> dict[str, str | None]:
 def verify(card: Card) -> list[str]:
     """Compare the cached files with the card, and with the record where the card knows no checksum.
 
-    Returns one finding for each file that is missing or differs. An archive that no table reads may be missing.
+    Returns one finding for each file that is missing or differs. Extra files, and archives that no table reads, may be
+    missing.
     """
     cache = _Cache(card)
     findings = []
     for name in card.files:
         path = cache.path(name)
         finding = _finding(path, name, cache.expected(name)) if path.is_file() else "is missing"
-        if finding and (path.is_file() or name not in cache.containers):
+        if finding and (path.is_file() or not cache.may_miss(name)):
             findings.append(f"{path} {finding}")
     return findings
 
@@ -129,6 +130,9 @@ class _Cache:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    def may_miss(self, name: str) -> bool:
+        return self.card.files[name].extra or name in self.containers
 
     def records(self) -> dict[str, CardFile]:
         try:

