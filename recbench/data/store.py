@@ -41,6 +41,8 @@ class Writer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.tell: Callable[[str], None] = lambda how_far: None
+        """Shows how far the building has come."""
         self.digests: dict[str, dict[str, str]] = {}
 
     def write(self, part: str, name: str, values: NDArray[Any]) -> None:

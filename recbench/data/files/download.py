@@ -5,8 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 
 from recbench.data.cards import CardFile, PackageSource
+from recbench.data.progress import progress, status
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
@@ -34,26 +34,6 @@ class BrokenOffError(SourceError):
 def may_be_html(name: str) -> bool:
     """Say whether a web page is what is wanted."""
     return name.endswith((".html", ".htm"))
-
-
-@contextmanager
-def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that shows how many bytes are there."""
-    from rich.console import Console  # a cached data set shows no progress
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def status(what: str) -> AbstractContextManager[object]:
-    """Show what is being done, on a terminal."""
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
 
 
 def installed(package: PackageSource, member: str) -> str | None:

@@ -24,9 +24,8 @@ from recbench.data.files.download import (
     download_wheel,
     installed,
     may_be_html,
-    progress,
-    status,
 )
+from recbench.data.progress import progress, status
 from recbench.errors import RecbenchError
 
 _CHUNK = 1 << 20

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recbench.data.cards import Card
+from recbench.data.progress import status
 from recbench.data.protocols import splits
 from recbench.data.protocols.splits import AnySplit, Log, Split
 from recbench.data.source import Source
@@ -117,8 +118,12 @@ class Protocol(Spec, ABC):
         specs = [source.resolve(table)[1].model_dump_json() for table in sorted(tables)]
         content = f"{source.sha256(tables)} {specs} {self.model_dump_json()} {_code_sha256()}"
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
-        folder = home() / "prepared" / f"{card.name}-{self.name}-{key}"
-        return prepared(folder, lambda out: self.build(source, out))
+
+        def build(out: Writer) -> Mapping[str, Any]:
+            with status(f"Preparing {card.name}") as out.tell:
+                return self.build(source, out)
+
+        return prepared(home() / "prepared" / f"{card.name}-{self.name}-{key}", build)
 
     def split_rows(self, split: AnySplit | Published, published: splits.Parts | None, log: Log) -> Split:
         """Split the rows of a log and make sure that nothing leaks."""

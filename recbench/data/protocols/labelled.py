@@ -95,9 +95,11 @@ class Labelled(Protocol):
             for table, part in self._logs().items():
                 for batch in self._batches(source, table):
                     rows.read(batch, part)
+                    out.tell(f"{rows.n_rows:,} rows read")
             if not rows.n_rows:
                 raise RecbenchError(f"protocol {self.name}: label and filters leave no row of {source.card.name}")
             split = self.split_rows(self.split, rows.published, rows.log())
+            out.tell(f"encoding {rows.n_rows:,} rows")
             for encoder in rows.encoders:
                 encoder.learn(split.parts == splits.TRAIN)
             for encoder in rows.encoders:
