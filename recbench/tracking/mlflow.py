@@ -191,6 +191,8 @@ def _client(uri: str) -> MlflowClient:
     with _collector_paused():
         from mlflow import MlflowClient  # a second of CPU, only when tracking is on
 
+        # It reads its level when it is imported, and somebody may have done that before.
+        logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
