@@ -65,7 +65,7 @@ def _objects(data: bytes, schema: dict[str, pl.DataType]) -> pl.DataFrame | str:
     """Return one row for each line, or what is wrong with some line."""
     try:
         frame = pl.read_ndjson(io.BytesIO(data), schema=schema)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         return str(error).partition("\n")[0]
     # The parser passes over empty lines.
     return frame if frame.height == count_byte(data, NEWLINE) else "an empty line"

@@ -33,6 +33,19 @@ def test_lists_with_a_separator_of_their_own(read):
     assert frame.rows() == [(["a", "b c", "d"], [1.0, 2.5]), ([], [])]
 
 
+@pytest.mark.parametrize("first", ["x^2", "x", "x\x01", "x\x9c", "x\xda", "(\xb5/\xfd", "\x1f\x8b", "(x"])
+@pytest.mark.parametrize("separator", [",", "::"])
+def test_text_that_begins_like_a_compressed_stream_is_text(read, first, separator):
+    rows = [[first, "1"], [first, "2"]]
+    content = "".join(separator.join(fields) + "\n" for fields in rows).encode("latin-1")
+    columns = {"a": "a", "b": "b:number"}
+    frame = read("csv", content, columns, header=["a", "b"], separator=separator, encoding="latin-1")
+    assert frame.rows() == [(first, 1.0), (first, 2.0)]
+    header = separator.join([first, "b"]).encode("latin-1") + b"\n"
+    frame = read("csv", header + content, {first: "a", "b": "b"}, separator=separator, encoding="latin-1")
+    assert frame.rows() == [(first, "1"), (first, "2")]
+
+
 @pytest.mark.parametrize("separator", [",", "\t", "::", "|", " ", "¦", ";"])
 def test_separators(read, separator):
     content = "".join(separator.join(fields) + "\n" for fields in [["1", 'it"s', ""], ["2", "é'", "z"]])
