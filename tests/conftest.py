@@ -96,6 +96,14 @@ def finished_run(shared):
     return get
 
 
+@pytest.fixture(scope="session")
+def mirrored():
+    """Skip where no folder of datasets is given."""
+    place = resources.mirror()
+    if place is None or not Path(place).is_dir():
+        pytest.skip("RECBENCH_MIRROR names no folder with datasets")
+
+
 @dataclass(frozen=True)
 class Answer:
     """How a command ended."""

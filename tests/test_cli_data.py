@@ -5,10 +5,8 @@ import shutil
 
 import pytest
 
-from recbench import resources
 from recbench.data.files import fetch
 
-mirrored = pytest.mark.skipif(resources.mirror() is None, reason="RECBENCH_MIRROR is not set")
 LOG = "user,item,rating\n" + "".join(f"{n % 7},{n % 11},{n % 5}\n" for n in range(60))
 
 
@@ -57,7 +55,7 @@ def test_stats(command, own):
     assert "has no table 'users'" in command("data", "stats", "log", "--table", "users").complaint
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_stats_of_real_data(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = command("data", "stats", "ml-100k").out

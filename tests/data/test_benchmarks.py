@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from recbench.data.cards import BorrowedTable, load_card
-from recbench.data.protocols import Facts, Implicit, Labelled
+from recbench.data.cards import load_card
+from recbench.data.protocols import Facts, Implicit, Labelled, RandomTest
 from recbench.data.source import Source
 from recbench.errors import RecbenchError
 from recbench.tasks.base import benchmark_names, load_benchmark
@@ -66,9 +66,20 @@ def test_the_benchmarks_that_users_expect_are_there():
 def test_the_dataset_has_what_the_protocol_reads(name):
     benchmark = load_benchmark(name)
     source = Source(load_card(benchmark.dataset))
-    for table in benchmark.protocol.tables(source):
-        _, spec = source.resolve(table)
-        assert not isinstance(spec, BorrowedTable)
+    columns = {table: set(source.columns(table)) for table in benchmark.protocol.tables(source)}
+    if isinstance(benchmark.protocol, Labelled):
+        assert benchmark.protocol.label.column in set.union(*columns.values())
+        return
+    needed = {"triples": {"head", "relation", "tail"}, "links": {"item", "entity"}, "propensities": {"propensity"}}
+    for table, found in columns.items():
+        if isinstance(benchmark.protocol, Facts):
+            assert needed["triples"] <= found
+        elif isinstance(benchmark.protocol, Implicit):
+            assert needed.get(table, {benchmark.protocol.user, "item"}) <= found
+        elif isinstance(benchmark.protocol, RandomTest):
+            assert needed.get(table, {benchmark.protocol.label_column}) | {"user", "item"} <= found
+        else:
+            assert {"user", "item", "rating"} <= found
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))

@@ -3,7 +3,6 @@
 import polars as pl
 import pytest
 
-from recbench import resources
 from recbench.data.cards import load_card
 from recbench.data.describe import dataset_statistics
 from recbench.data.statistics import (
@@ -19,7 +18,6 @@ from recbench.errors import UsageError
 
 DAY = 86_400
 START = 1_500_000_000  # 2017-07-14
-mirrored = pytest.mark.skipif(resources.mirror() is None, reason="RECBENCH_MIRROR is not set")
 
 
 def log(**columns) -> pl.DataFrame:
@@ -135,7 +133,7 @@ def test_triples_by_hand():
     assert found.unseen == {"test": Unseen(entities=1, relations=1, facts=2)}
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_ml_100k():
     found = dataset_statistics(load_card("ml-100k"))
     assert (found.log.users.count, found.log.items.count, found.log.rows) == (943, 1682, 100_000)
@@ -146,7 +144,7 @@ def test_ml_100k():
     assert all(count.published == count.counted for count in found.counts)
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_facts_of_ml_100k():
     found = dataset_statistics(load_card("ml-100k"), "triples")
     assert found.log is None
@@ -154,7 +152,7 @@ def test_facts_of_ml_100k():
     assert found.triples.unseen == {}
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_ml_latest_small():
     found = dataset_statistics(load_card("ml-latest-small"))
     assert (found.log.users.count, found.log.items.count, found.log.rows) == (671, 9066, 100_004)
@@ -163,7 +161,7 @@ def test_ml_latest_small():
     assert found.log.cold.users > 0.5
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 @pytest.mark.parametrize(("name", "users", "items"), [("coat", 290, 300), ("lastfm-hetrec2011", 1892, 17632)])
 def test_without_timestamps(name, users, items):
     found = dataset_statistics(load_card(name))
@@ -173,14 +171,14 @@ def test_without_timestamps(name, users, items):
     assert found.warnings == []
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_order_is_no_time():
     found = dataset_statistics(load_card("ml-1m-sasrec"))
     assert found.log.cold is None
     assert found.log.times is None or found.log.times.kind == "positions"
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_kinds_of_facts():
     found = dataset_statistics(load_card("wn18rr"))
     assert (found.triples.entities, found.triples.relations) == (40_943, 11)

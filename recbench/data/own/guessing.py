@@ -73,8 +73,8 @@ def guess(path: Path, given: Mapping[str, str]) -> Guess:
     """Guess how a file is read.
 
     Args:
-        path: the file. Its beginning is looked at (16 MiB of a text, the schema of Parquet); a text is read whole once,
-            for its encoding.
+        path: the file. Its beginning is looked at (a block of a text, the schema of Parquet); a text is read whole,
+            once, for its encoding.
         given: column of the file -> ``name`` or ``name:type``; goes before any guess.
 
     Raises:

@@ -150,6 +150,10 @@ class Encoder(ABC):
         """Let the field's ids begin at an offset, when they are fixed."""
         self.offset = offset
 
+    def close(self) -> None:
+        """Close the field's files."""
+        self.column.close()
+
     def texts(self) -> pl.Series | None:
         """Return the raw values by id, the first standing for what training has not seen; None for a dense field."""
         return None
@@ -237,6 +241,11 @@ class Lists(Tokens):
             self.vocabulary.count(codes[np.repeat(train[start : start + ROWS_AT_ONCE], lengths)])
         self.column.rewind()
         self.lengths.rewind()
+
+    def close(self) -> None:
+        """Close the field's files."""
+        super().close()
+        self.lengths.close()
 
     def rows(self, n_rows: int) -> tuple[Ints, Ints]:
         """Return the lengths of the next rows, and the ids of all their values."""

@@ -52,6 +52,10 @@ class FieldSpec(BaseModel):
         kinds = [self.multi, self.sequence is not None, self.transform is not None]
         if sum(kinds) > 1:
             raise ValueError(f"field '{self.name}': multi, sequence and transform exclude each other")
+        if self.vocabulary and self.min_count > 1:
+            raise ValueError(
+                f"field '{self.name}': min_count belongs to the field '{self.vocabulary}', which has the ids"
+            )
         if self.transform and (self.prefix or self.suffix or self.vocabulary):
             raise ValueError(
                 f"field '{self.name}': prefix, suffix and vocabulary are for tokens, and it has a transform"

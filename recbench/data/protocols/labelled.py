@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -90,8 +90,7 @@ class Labelled(Protocol):
 
     def build(self, source: Source, out: Writer) -> Mapping[str, Any]:
         """Read, split, learn, encode."""
-        with out.scratch() as folder:
-            rows = _Rows(self, folder)
+        with out.scratch() as folder, closing(_Rows(self, folder)) as rows:
             for table, part in self._logs().items():
                 for batch in self._batches(source, table):
                     rows.read(batch, part)
@@ -191,6 +190,11 @@ class _Rows:
             return encoding.Quantiles(field, folder)
         kind = encoding.Buckets if field.transform else encoding.Lists if field.ragged else encoding.Tokens
         return kind(field, folder, self._vocabularies[field.vocabulary or field.name])
+
+    def close(self) -> None:
+        """Close the fields' files."""
+        for encoder in self.encoders:
+            encoder.close()
 
     def read(self, batch: pl.DataFrame, part: int) -> None:
         """Take the next rows in."""

@@ -47,15 +47,9 @@ def make_card(files=None, *, read=None, **fields):
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """Give every test an empty cache, no mirror, no proxy and no patience."""
-    monkeypatch.setenv("RECBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("RECBENCH_MIRROR", raising=False)
-    monkeypatch.delenv("RECBENCH_OFFLINE", raising=False)
-    monkeypatch.setenv("no_proxy", "*")
+def _no_patience(monkeypatch):
     monkeypatch.setattr(module, "_WAIT_SECONDS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.5)
-    return tmp_path / "home"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

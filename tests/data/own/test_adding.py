@@ -19,7 +19,6 @@ from recbench.data.source import Source
 from recbench.errors import RecbenchError, UsageError
 
 MIRROR = Path(resources.mirror() or "none")
-mirrored = pytest.mark.skipif(not MIRROR.is_dir(), reason="RECBENCH_MIRROR is not a folder")
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +147,7 @@ def test_a_file_without_header():
     assert table(add([path], columns=given).card)["user"].to_list() == ["196", "186"]
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_real_csv():
     path = write("ratings.csv.xz", (MIRROR / "ml-latest-small/ratings.csv.xz").read_bytes())
     card = add([path], name="mls").card
@@ -156,7 +155,7 @@ def test_real_csv():
     assert table(card).columns == ["user", "item", "rating", "timestamp"]
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_real_libfm():
     paths = [MIRROR / "frappe" / f"frappe.{part}.libfm.xz" for part in ("validation", "test")]
     card = add(paths, name="fr", columns={"1": "user", "2": "item"}).card
@@ -165,7 +164,7 @@ def test_real_libfm():
     assert table(card, "test").columns[:4] == ["label", "user", "item", "field_3"]
 
 
-@mirrored
+@pytest.mark.usefixtures("mirrored")
 def test_a_real_file_with_quotes_and_text():
     card = add([write("movies.csv.xz", (MIRROR / "ml-latest-small/movies.csv.xz").read_bytes())]).card
     assert card.statistics == {"items": 9125, "items.item": 9125}

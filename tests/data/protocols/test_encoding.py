@@ -239,6 +239,7 @@ def test_groups_have_their_raw_ids():
         ({"transform": "quantile", "prefix": 3}, "for tokens"),
         ({"transform": "logarithm"}, "log-square"),
         ({"min_count": 0}, "greater than 0"),
+        ({"vocabulary": "item", "min_count": 2}, "min_count belongs to the field 'item'"),
     ],
 )
 def test_a_field_of_two_kinds_is_refused(field, message):
