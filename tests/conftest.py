@@ -55,14 +55,14 @@ def task_of():
     import torch
 
     from recbench.data.cards import load_card
-    from recbench.tasks.base import load_benchmark
+    from recbench.tasks.base import Development, load_benchmark
     from recbench.tasks.registry import TASKS
 
     @cache
     def make(name: str):
         benchmark = load_benchmark(name)
         prepared = benchmark.protocol.prepare(load_card(benchmark.dataset))
-        return TASKS[benchmark.task](benchmark, prepared, torch.device("cpu"))
+        return TASKS[benchmark.task](benchmark, Development.of(prepared), torch.device("cpu"))
 
     return make
 

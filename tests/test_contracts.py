@@ -24,7 +24,7 @@ from recbench.tasks.ctr import CTRData
 from recbench.tasks.kg import KGData, Triples
 from recbench.tasks.rating import RatingData
 from recbench.tasks.registry import TASKS
-from recbench.tasks.topn import TopNData
+from recbench.tasks.interactions import TopNData
 from recbench.training.checkpoint import Checkpoints
 from recbench.training.trainer import Trainer
 

@@ -1,75 +1,151 @@
 """The names of the metrics: what is known, what a name means, and which way is better.
 
-Ranking metrics carry a cutoff (``ndcg@10``) and are defined in ``recbench.metrics.ranking``; pointwise metrics do not
-(``auc``) and are defined in ``recbench.metrics.pointwise``. ``mrr`` without a cutoff and ``hits@k`` are those of
-knowledge-graph completion, in ``recbench.metrics.ranks``.
+A name is a kind, and for metrics of lists a cutoff: ``ndcg@10``. A share that defines a variant stands behind a point:
+``rbp.80@100``, ``pauc.10``. ``gap:gender:ndcg@10`` is the gap of ``ndcg@10`` between groups of users. Variants that
+libraries give one name have names of their own here. METRICS.md beside this file has all definitions.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from recbench.errors import UsageError, unknown
 
-RANKING = ("recall", "recall_min", "precision", "hit", "ndcg", "mrr", "map")
-"""Kinds of ranking metric; all lie in [0, 1] and higher is better."""
+Direction = bool | None
+"""Whether higher is better; None where the best value is neither the highest nor the lowest."""
 
-POINTWISE: dict[str, bool | None] = {
+LISTS: Mapping[str, Direction] = {
+    "recall@k": True,
+    "recall_min@k": True,
+    "precision@k": True,
+    "hit@k": True,
+    "ndcg@k": True,
+    "mrr@k": True,
+    "map@k": True,
+    "map_n@k": True,
+    "map_hits@k": True,
+    "rbp.NN@k": True,
+}
+"""Of one user's list of k items (``recbench.metrics.ranking``)."""
+
+WHOLE: Mapping[str, Direction] = {"rprecision": True, "uauc": True}
+"""Of one user's ranking of all candidates (``recbench.metrics.ranking``)."""
+
+BEYOND: Mapping[str, Direction] = {
+    "coverage@k": True,
+    "gini@k": False,
+    "entropy@k": True,
+    "popularity@k": None,
+    "tail@k": None,
+    "novelty@k": True,
+    "serendipity@k": True,
+    "ild@k": True,
+    "miscalibration@k": False,
+}
+"""Beyond accuracy, of lists of k items (``recbench.metrics.beyond``)."""
+
+POINTWISE: Mapping[str, Direction] = {
     "auc": True,
+    "pauc.NN": True,
+    "prauc": True,
     "logloss": False,
+    "ne": False,
     "brier": False,
+    "brier_reliability": False,
+    "brier_resolution": True,
+    "brier_uncertainty": None,
     "mse": False,
     "rmse": False,
     "mae": False,
     "ece": False,
     "pcoc": None,
 }
-"""Pointwise metrics: whether higher is better; None where the best value is neither the highest nor the lowest."""
+"""Of all predictions together (``recbench.metrics.pointwise`` and ``recbench.metrics.calibration``)."""
 
-RANK = ("mrr", "hits@k")
-"""Metrics of one right answer's rank; both lie in [0, 1] and higher is better."""
+GROUPED: Mapping[str, Direction] = {"gauc": True, "uauc": True}
+"""Of the predictions of each user (``recbench.metrics.pointwise``)."""
 
-_WITH_CUTOFF = tuple(f"{kind}@k" for kind in RANKING)
+RANK: Mapping[str, Direction] = {
+    "mrr": True,
+    "mrr_optimistic": True,
+    "mrr_pessimistic": True,
+    "hits@k": True,
+    "hits_optimistic@k": True,
+    "hits_pessimistic@k": True,
+}
+"""Of one right answer's rank, in knowledge-graph completion (``recbench.metrics.ranks``)."""
+
+OF_TASK: Mapping[str, tuple[Mapping[str, Direction], ...]] = {
+    "topn": (LISTS, WHOLE, BEYOND),
+    "kg": (LISTS, WHOLE, BEYOND),
+    "sequential": (LISTS, WHOLE, BEYOND),
+    "ctr": (POINTWISE, GROUPED),
+    "rating": (POINTWISE, GROUPED, LISTS),
+    "kgc": (RANK,),
+}
+"""Families of metrics that a task can measure."""
+
+_FAMILIES = (LISTS, WHOLE, BEYOND, POINTWISE, GROUPED, RANK)
+
+
+def pattern(name: str) -> str:
+    """Return the general form of a name: ``ndcg@10`` is of the form ``ndcg@k``, ``pauc.10`` of ``pauc.NN``.
+
+    Of a gap, the form of the metric it is about. Not every form that can be written is that of a metric.
+    """
+    metric = name.rpartition(":")[2]
+    return re.sub(r"@[1-9][0-9]*$", "@k", re.sub(r"\.[0-9]{2}(?=@|$)", ".NN", metric))
+
+
+def share(name: str) -> float:
+    """Return the share in a name: .8 of ``rbp.80@100``, .1 of ``pauc.10``."""
+    found = re.search(r"\.([0-9]{2})", name)
+    if found is None or found[1] == "00":
+        raise UsageError(f"metric '{name}' needs a share of two digits from .01 to .99, as in rbp.80@100 or pauc.10")
+    return int(found[1]) / 100
 
 
 def parse(name: str) -> tuple[str, int]:
-    """Split the name of a ranking metric into its kind and its cutoff: ``ndcg@10`` is ``("ndcg", 10)``.
+    """Split the name of a metric of lists into what it is and its cutoff: ``ndcg@10`` is ``("ndcg", 10)``.
 
     Raises ``UsageError`` for anything else.
     """
-    match = re.fullmatch(r"(\w+)@([1-9][0-9]*)", name)
-    if match is None or match[1] not in RANKING:
-        raise unknown("ranking metric", name, _WITH_CUTOFF, hint="k is a number of items, as in ndcg@10")
-    return match[1], int(match[2])
+    kind, _, k = name.partition("@")
+    if pattern(name) not in (*LISTS, *BEYOND, *RANK) or ":" in name or not k:
+        known = [form for form in (*LISTS, *BEYOND) if "@" in form]
+        raise unknown("ranking metric", name, known, hint="k is a number of items, as in ndcg@10")
+    return kind, int(k)
 
 
-def hits_cutoff(name: str) -> int:
-    """Return k of ``hits@k``; raises ``UsageError`` for anything else."""
-    match = re.fullmatch(r"hits@([1-9][0-9]*)", name)
-    if match is None:
-        raise unknown("metric of ranks", name, RANK)
-    return int(match[1])
+def gap(name: str) -> tuple[str, str] | None:
+    """Split ``gap:<attribute>:<metric>`` into attribute and metric; None for a metric that is no gap."""
+    if not name.startswith("gap:"):
+        return None
+    attribute, _, metric = name.removeprefix("gap:").partition(":")
+    if not attribute or pattern(metric) not in (*LISTS, *WHOLE):
+        raise UsageError(f"'{name}' is no gap between groups of users; expected a form such as gap:gender:ndcg@10")
+    return attribute, metric
 
 
-def validate(names: Iterable[str]) -> None:
-    """Raise ``UsageError`` for the first name that is no metric."""
+def validate(names: Iterable[str], task: str = "") -> None:
+    """Raise ``UsageError`` for the first name that is no metric, or none that the task can measure."""
+    families = OF_TASK.get(task, _FAMILIES)
+    known = [form for family in families for form in family]
     for name in names:
-        if name in POINTWISE or name == "mrr":
-            continue
-        if "@" not in name:
-            raise unknown("metric", name, (*POINTWISE, *RANK, *_WITH_CUTOFF))
-        if name.startswith("hits@"):
-            hits_cutoff(name)
-        else:
-            parse(name)
+        if pattern(name) not in known or (gap(name) is not None and WHOLE not in families):
+            raise unknown("metric", name, known, hint=task and f"of task {task}")
+        if ".NN" in pattern(name):
+            share(name)
 
 
 def higher_is_better(name: str) -> bool:
     """Say whether a larger value of the metric is the better one.
 
-    Raises ``UsageError`` for an unknown name, and for ``pcoc``, which is best at 1 and so cannot order models.
+    Raises ``UsageError`` for an unknown name, and for metrics such as ``pcoc``, best at 1, that cannot order models.
     """
     validate([name])
-    better = POINTWISE.get(name, True)
+    if gap(name) is not None:
+        return False
+    better = next(family[pattern(name)] for family in _FAMILIES if pattern(name) in family)
     if better is None:
-        raise UsageError(f"metric '{name}' is best at 1 and cannot order models; choose another primary metric")
+        raise UsageError(f"metric '{name}' has no better direction and cannot order models; choose another metric")
     return better

@@ -16,8 +16,8 @@ from recbench.errors import UsageError, unknown
 from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
+from recbench.tasks.interactions import TopNData, UserBatch
 from recbench.tasks.rating import RatingBatch, RatingData
-from recbench.tasks.topn import TopNData, UserBatch
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]

@@ -17,7 +17,7 @@ from recbench.errors import RecbenchError, UsageError
 from recbench.metrics.names import higher_is_better
 from recbench.reporting import page
 from recbench.reporting.entries import Entry, Failure, Group, group_results
-from recbench.reporting.statistics import summarise
+from recbench.reporting.statistics.summary import summarise
 from recbench.running.result import (
     BudgetRecord,
     DatasetRecord,

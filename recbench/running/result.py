@@ -111,8 +111,27 @@ class EnvironmentRecord(_Part):
     packages: dict[str, str]
 
 
+class FindingRecord(_Part):
+    """What one check of the leakage linter found; a severe finding puts the metrics in doubt."""
+
+    check: str
+    count: int
+    message: str
+    severe: bool
+
+
+class LeakageRecord(_Part):
+    """The checks that the leakage linter made, and what they found; a check without a finding found nothing."""
+
+    checks: list[str]
+    findings: list[FindingRecord]
+
+
 class Result(_Part):
-    """``result.json``. A failed run has ``error`` and only the parts known when it failed."""
+    """``result.json``. A failed run has ``error`` and only the parts known when it failed.
+
+    The result of a prediction file has neither timing nor memory, for the work was done elsewhere.
+    """
 
     schema_version: Literal[1] = 1
     status: Literal["finished", "failed"]
@@ -136,8 +155,9 @@ class Result(_Part):
     budget: BudgetRecord = BudgetRecord()
     environment: EnvironmentRecord | None = None
     mlflow: dict[str, str | None] = {"run_id": None}
+    leakage: LeakageRecord | None = None
     diagnostics: dict[str, Any] = {}
-    """What the evaluator noticed: tie rate, users without truth, leakage findings, best epoch."""
+    """What the evaluator noticed: tie rate, short lists, users without truth, best epoch."""
 
 
 def result_dir(out: Path, benchmark: str, model: str, seed: int) -> Path:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from recbench.data.store import Prepared
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.base import Model, parameter_count
 from recbench.running.plan import Plan
@@ -26,6 +25,7 @@ from recbench.running.result import (
     RECORD,
     DatasetRecord,
     EnvironmentRecord,
+    LeakageRecord,
     MemoryRecord,
     MetricsRecord,
     ModelRecord,
@@ -36,7 +36,8 @@ from recbench.running.result import (
     write_result,
 )
 from recbench.running.settings import Settings
-from recbench.tasks.base import SealedTest, Task
+from recbench.tasks.base import Development, Evaluation, SealedTest, Task
+from recbench.tasks.linting import Report
 from recbench.tasks.registry import TASKS
 from recbench.tracking.environment import capture
 from recbench.tracking.mlflow import Tracker
@@ -47,7 +48,7 @@ from recbench.training.trainer import Epoch, History, Trainer
 log = logging.getLogger("recbench")
 
 OnEpoch = Callable[[Epoch], None]
-OnStart = Callable[[Prepared, torch.device], None]
+OnStart = Callable[[Task[Any, Any], Development], None]
 
 
 def execute(
@@ -73,8 +74,11 @@ def execute(
 
         checkpoints = Checkpoints(directory / CHECKPOINT)
         try:
-            fitted = fit(plan, checkpoints, recorder.start, tell)
-            recorder.judge(fitted)
+            began = time.perf_counter()
+            prepared = plan.benchmark.protocol.prepare(plan.card)
+            opened_s = time.perf_counter() - began
+            fitted = fit(plan, Development.of(prepared), checkpoints, recorder.start, tell)
+            recorder.judge(fitted, SealedTest(prepared), opened_s)
             recorder.finish(fitted.task.device)
             checkpoints.clear()
             return result
@@ -117,26 +121,24 @@ def blank_result(plan: Plan) -> Result:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model with what it was trained on."""
+    """A trained model with the task it was trained on."""
 
     task: Task[Any, Any]
     model: Model
-    prepared: Prepared
     history: History
     prepare_s: float
 
 
-def fit(plan: Plan, checkpoints: Checkpoints, on_start: OnStart, on_epoch: OnEpoch) -> Fitted:
-    """Prepare the data and train; ``on_start`` is told of the data and the device before training begins."""
+def fit(plan: Plan, development: Development, checkpoints: Checkpoints, on_start: OnStart, on_epoch: OnEpoch) -> Fitted:
+    """Train on what may be seen before the test; ``on_start`` is told of it before training begins."""
     device = choose_device(plan.settings)
     apply(plan.settings, device)
     began = time.perf_counter()
-    prepared = plan.benchmark.protocol.prepare(plan.card)
-    task = TASKS[plan.benchmark.task](plan.benchmark, prepared, device)
+    task = TASKS[plan.benchmark.task](plan.benchmark, development, device)
     prepare_s = time.perf_counter() - began
     torch.manual_seed(plan.seed)
     model = plan.model.create(plan.config, task.data).to(device)
-    on_start(prepared, device)
+    on_start(task, development)
     trainer = Trainer(
         model,
         task.data,
@@ -144,12 +146,12 @@ def fit(plan: Plan, checkpoints: Checkpoints, on_start: OnStart, on_epoch: OnEpo
         metric=plan.benchmark.primary_metric,
         device=device,
         seed=plan.seed,
-        checkpoints=checkpoints.of(plan.identity() + prepared.split_sha256),
+        checkpoints=checkpoints.of(plan.identity() + development.split_sha256),
         bfloat16=plan.settings.precision == "bfloat16",
         compiled=plan.settings.compile,
         on_epoch=on_epoch,
     )
-    return Fitted(task, model, prepared, trainer.fit(), prepare_s)
+    return Fitted(task, model, trainer.fit(), prepare_s)
 
 
 class _Recorder:
@@ -163,25 +165,25 @@ class _Recorder:
         self.tracker = Tracker()
         self.sampler: SystemSampler | None = None
 
-    def start(self, prepared: Prepared, device: torch.device) -> None:
+    def start(self, task: Task[Any, Any], development: Development) -> None:
         """Record the data and the environment, and open the tracking run."""
         plan, result = self.plan, self.result
         protocol = plan.benchmark.protocol
         result.protocol = ProtocolRecord(
-            name=protocol.name, version=protocol.version, split_sha256=prepared.split_sha256
+            name=protocol.name, version=protocol.version, split_sha256=development.split_sha256
         )
-        result.environment = EnvironmentRecord(**capture(device, torch.get_num_threads()))
+        result.environment = EnvironmentRecord(**capture(task.device, torch.get_num_threads()))
         name = plan.model.model_name()
         if plan.settings.tracking:
             self.tracker = Tracker.start(
                 plan.benchmark.name,
                 f"{name} seed {plan.seed}",
                 {"model": name, "seed": plan.seed, **result.config, "settings": result.settings},
-                {"split_sha256": prepared.split_sha256, "dataset_sha256": plan.data_sha256},
+                {"split_sha256": development.split_sha256, "dataset_sha256": plan.data_sha256},
                 self.parent_run_id,
             )
         result.mlflow = {"run_id": self.tracker.run_id}
-        self.sampler = SystemSampler(device)
+        self.sampler = SystemSampler(task.device)
         self.sampler.start()
 
     def epoch(self, epoch: Epoch) -> None:
@@ -192,33 +194,27 @@ class _Recorder:
         shown = {name: round(value, 5) for name, value in figures.items()}
         log.info("%s epoch %d: %s", epoch.stage, epoch.number, shown)
 
-    def judge(self, fitted: Fitted) -> None:
-        """Evaluate on validation and test, and write the tables."""
+    def judge(self, fitted: Fitted, sealed: SealedTest, opened_s: float) -> None:
+        """Evaluate on validation and test, and write the tables; opening the data took ``opened_s`` seconds."""
         result, task, model = self.result, fitted.task, fitted.model
         with torch.no_grad():
             valid = task.validate(model)
             began = time.perf_counter()
-            evaluation, leaks = task.test(model, SealedTest(fitted.prepared))
+            evaluation, leakage = task.test(model, sealed)
             evaluate_s = time.perf_counter() - began
-        for finding in leaks:
-            log.warning("leakage: %s", finding)
-        log.info("test: %s", {name: round(value, 5) for name, value in evaluation.metrics.items()})
         history = fitted.history
-        result.metrics = MetricsRecord(valid=valid.metrics, test=evaluation.metrics)
-        result.diagnostics |= evaluation.diagnostics | {"leaks": leaks, "best_epoch": history.best_epoch}
+        result.diagnostics["best_epoch"] = history.best_epoch
+        record_evaluation(result, self.directory, valid.metrics, evaluation, leakage)
         assert result.model is not None
         result.model.parameters = parameter_count(model)
         result.timing = TimingRecord(
-            prepare_s=fitted.prepare_s,
+            prepare_s=opened_s + fitted.prepare_s,
             fit_s=history.fit_s,
             epoch_s=history.epoch_s,
             evaluate_s=evaluate_s,
             samples_per_s=history.samples_per_s,
             device_ms_per_step=history.device_ms_per_step,
         )
-        tables = evaluation.tables()
-        tables.predictions.write_parquet(self.directory / PREDICTIONS)
-        tables.per_user.write_parquet(self.directory / PER_USER)
 
     def finish(self, device: torch.device) -> None:
         """Write the record: from here on the run is finished."""
@@ -249,6 +245,23 @@ class _Recorder:
             if (self.directory / name).is_file():
                 tracker.artifact(self.directory / name)
         tracker.finish("FINISHED" if result.status == "finished" else "FAILED")
+
+
+def record_evaluation(
+    result: Result, directory: Path, valid: dict[str, float], evaluation: Evaluation, leakage: Report
+) -> None:
+    """Record what judging on the test part gave, and write its tables."""
+    for finding in leakage.findings:
+        log.log(logging.WARNING if finding.severe else logging.INFO, "leakage: %s", finding.message)
+    log.info("test: %s", {name: round(value, 5) for name, value in evaluation.metrics.items()})
+    result.metrics = MetricsRecord(valid=valid, test=evaluation.metrics)
+    result.diagnostics |= evaluation.diagnostics
+    result.leakage = LeakageRecord.model_validate(asdict(leakage))
+    tables = evaluation.tables()
+    for name, table in {PREDICTIONS: tables.predictions, PER_USER: tables.per_user}.items():
+        table.write_parquet(directory / name)
+    for name, table in tables.others.items():
+        table.write_parquet(directory / f"{name}.parquet")
 
 
 def choose_device(settings: Settings) -> torch.device:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbench.data.store import Prepared
 from recbench.errors import RecbenchError, UsageError
 from recbench.metrics.names import higher_is_better
 from recbench.running.plan import Plan, make_plan
@@ -57,15 +56,16 @@ def validation_value(job: TrialJob) -> tuple[float, float, str]:
     import torch
 
     from recbench.running.run import fit
+    from recbench.tasks.base import Development
     from recbench.training.checkpoint import Checkpoints
 
-    seen: list[Prepared] = []
     plan = make_plan(job.benchmark, job.model, job.values, job.seed)
     began = time.perf_counter()
-    fitted = fit(plan, Checkpoints(None), lambda prepared, device: seen.append(prepared), lambda epoch: None)
+    development = Development.of(plan.benchmark.protocol.prepare(plan.card))
+    fitted = fit(plan, development, Checkpoints(None), lambda task, data: None, lambda epoch: None)
     with torch.no_grad():
         value = fitted.task.validate(fitted.model).metrics[plan.benchmark.primary_metric]
-    return value, time.perf_counter() - began, seen[0].split_sha256
+    return value, time.perf_counter() - began, development.split_sha256
 
 
 def tune(

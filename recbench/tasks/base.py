@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from recbench.data.protocols import AnyProtocol
-from recbench.data.protocols.leaks import count_repeated
 from recbench.data.store import Arrays, Prepared
 from recbench.errors import RecbenchError, UsageError, unknown
-from recbench.metrics import names
+from recbench.metrics import names, pointwise
 from recbench.resources import shipped
+from recbench.tasks.linting import Report
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 log = logging.getLogger("recbench")
+
+
+Column = Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")]
+"""A column of a dataset's table, ``<table>.<column>``; the evaluator alone reads it, beside the protocol's arrays."""
+
+ACTIVITY = "activity"
+"""Attribute that every benchmark has: the quartile of the user's number of training items."""
 
 
 class Benchmark(BaseModel):
@@ -38,14 +47,25 @@ class Benchmark(BaseModel):
     protocol: AnyProtocol
     primary_metric: str
     metrics: tuple[str, ...]
+    user_groups: Mapping[str, Column] = {}
+    """Attributes by which users are grouped for ``gap:<attribute>:<metric>``."""
+    item_features: Column | None = None
+    """What items are described by for ``ild@k`` and ``miscalibration@k``."""
     name: str
     """Full name, ``<task>/<name>``, as the file's place says."""
 
     @model_validator(mode="after")
-    def _primary_is_measured(self) -> Benchmark:
+    def _can_be_measured(self) -> Benchmark:
         if self.primary_metric not in self.metrics:
             raise ValueError(f"primary_metric '{self.primary_metric}' is not among metrics {list(self.metrics)}")
-        names.validate(self.metrics)
+        names.validate(self.metrics, self.task)
+        names.higher_is_better(self.primary_metric)
+        for metric in self.metrics:
+            if (of := names.gap(metric)) is not None and of[0] not in (*self.user_groups, ACTIVITY):
+                known = ", ".join([*self.user_groups, ACTIVITY])
+                raise ValueError(f"metric '{metric}' needs groups of users by '{of[0]}', there are: {known}")
+            if names.pattern(metric) in {"ild@k", "miscalibration@k"} and self.item_features is None:
+                raise ValueError(f"metric '{metric}' needs item_features, a table and column as in items.genres")
         return self
 
 
@@ -92,19 +112,44 @@ class Tables:
     """The stored side of an evaluation, with raw ids throughout."""
 
     per_user: pl.DataFrame
-    """Column ``user`` and one column a metric."""
+    """Column ``user`` and one column a metric.
+
+    A column ``<metric>~linearised`` has pseudo-values of a metric that is no mean over users: their mean is the metric,
+    and their spread over users tells its standard error.
+    """
     predictions: pl.DataFrame
     """Columns as the task says."""
+    others: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """Further tables by the name of their file."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What judging a model on one part gives."""
+    """What judging a model, or a prediction file, on one part gives."""
 
     metrics: dict[str, float]
     tables: Callable[[], Tables]
     """Makes the tables; a validation inside training needs none."""
-    diagnostics: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Development:
+    """All of a prepared dataset but the test part: what training, early stopping and tuning may see."""
+
+    shared: Arrays
+    train: Arrays
+    valid: Arrays
+    meta: Mapping[str, Any]
+    split_sha256: str
+    vocabulary: Callable[[str], pl.Series]
+    """Gives a field's raw values by id."""
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Development:
+        """Open everything but the test part."""
+        shared, train, valid = map(prepared.part, ("shared", "train", "valid"))
+        return cls(shared, train, valid, prepared.meta, prepared.split_sha256, prepared.vocabulary)
 
 
 class SealedTest:
@@ -135,16 +180,17 @@ class Task(ABC, Generic[DataT, ModelT]):
 
     name: ClassVar[str]
 
-    def __init__(self, benchmark: Benchmark, prepared: Prepared, device: torch.device) -> None:
+    def __init__(self, benchmark: Benchmark, development: Development, device: torch.device) -> None:
         self.benchmark = benchmark
         self.device = device
-        self._shared = prepared.part("shared")
-        self._train = prepared.part("train")
-        self._valid = prepared.part("valid")
-        self.data = self.training_data(self._shared, self._train, prepared)
+        self._shared = development.shared
+        self._train = development.train
+        self._valid = development.valid
+        self._vocabulary = development.vocabulary
+        self.data = self.training_data(development)
 
     @abstractmethod
-    def training_data(self, shared: Arrays, train: Arrays, prepared: Prepared) -> DataT:
+    def training_data(self, development: Development) -> DataT:
         """Put on the device what models train on."""
 
     @abstractmethod
@@ -152,22 +198,64 @@ class Task(ABC, Generic[DataT, ModelT]):
         """Judge a model on a part; ``seen`` is a further part whose items are not ranked."""
 
     @abstractmethod
-    def leaks(self, test: Arrays) -> list[str]:
-        """Return findings of test targets that training or validation data hold (empty where all is well)."""
+    def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
+        """Judge predictions made elsewhere, a frame of raw ids in the form of ``Tables.predictions``.
+
+        Raises ``RecbenchError`` for a frame that is not of that form, or breaks the protocol.
+        """
+
+    @abstractmethod
+    def lint(self, test: Arrays) -> Report:
+        """Look for leaks: what training data, validation data or features tell of the test targets."""
 
     def validate(self, model: ModelT) -> Evaluation:
         """Judge a model on the validation part."""
         return self.evaluate(model, self._valid)
 
-    def test(self, model: ModelT, sealed: SealedTest) -> tuple[Evaluation, list[str]]:
-        """Open the test part, judge the model on it, and return the leakage findings beside."""
+    def test(self, model: ModelT, sealed: SealedTest) -> tuple[Evaluation, Report]:
+        """Open the test part, judge the model on it, and return what the leakage linter found beside."""
         part = sealed.open()
-        return self.evaluate(model, part, seen=self._valid), self.leaks(part)
+        return self.evaluate(model, part, seen=self._valid), self.lint(part)
+
+    def test_file(self, frame: pl.DataFrame, sealed: SealedTest) -> tuple[Evaluation, Report]:
+        """Open the test part and judge predictions made elsewhere, as ``test`` judges a model."""
+        part = sealed.open()
+        return self.judge_file(frame, part, self._valid), self.lint(part)
 
 
-def repeated_pairs(test: Arrays, others: Mapping[str, Arrays], n_items: int) -> list[str]:
-    """Return a sentence for each of the ``others`` that holds user-item pairs of the test part."""
-    keys = {name: part["users"].astype(np.int64) * n_items + part["items"] for name, part in others.items()}
-    target = test["users"].astype(np.int64) * n_items + test["items"]
-    counts = {name: count_repeated(target, known) for name, known in keys.items()}
-    return [f"{count} test pairs are also in the {name} part" for name, count in counts.items() if count]
+def finite(values: Tensor, expected: int, method: str) -> Tensor:
+    """Return what a model's ``method`` gave as float64 (n,), if it is one finite number for each row."""
+    if values.shape != (expected,):
+        raise RecbenchError(f"{method} returned shape {tuple(values.shape)}, expected {(expected,)}")
+    broken = int((~values.isfinite()).sum())
+    if broken:
+        raise RecbenchError(f"{broken} of {expected} predictions are NaN or infinite, expected finite numbers")
+    return values.double()
+
+
+def per_group(
+    metrics: Sequence[str], predictions: Tensor, labels: Tensor, groups: Tensor, group_ids: NDArray[np.str_]
+) -> pl.DataFrame:
+    """Return the table ``Tables.per_user`` of pointwise metrics.
+
+    Columns: ``user``, the raw id of the group; ``rows``; each metric of the group's own rows, NaN where it has none;
+    and ``<metric>~linearised``.
+
+    Args:
+        metrics: names of the benchmark's metrics; those that are not pointwise are passed over.
+        predictions: (N,).
+        labels: (N,).
+        groups: (N,) each row's position in ``group_ids``.
+        group_ids: raw ids.
+    """
+    import polars as pl
+
+    of_group = [name for name in metrics if names.pattern(name) in names.POINTWISE]
+    columns = pointwise.by_group(predictions, labels, groups, of_group)
+    numbers = columns.pop("group")
+    del columns["positives"]
+    for name in metrics:
+        if names.pattern(name) in pointwise.LINEARISED:
+            columns[f"{name}~linearised"] = pointwise.linearised(predictions, labels, groups, name)[1]
+    values = {name: column.cpu().numpy() for name, column in columns.items()}
+    return pl.DataFrame({"user": group_ids[numbers.cpu().numpy()], **values})

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recbench.data.protocols.leaks import count_repeated
-from recbench.data.store import Arrays, Prepared
-from recbench.errors import RecbenchError
-from recbench.metrics import pointwise
-from recbench.tasks.base import Evaluation, Tables, Task
+from recbench.data.protocols.labelled import Labelled
+from recbench.data.store import Arrays
+from recbench.metrics import calibration, names, pointwise
+from recbench.tasks import predictions
+from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group
 from recbench.tasks.batches import Ragged, blocks, to_device
+from recbench.tasks.linting import Report, lint_rows
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ROWS_AT_ONCE = 2**14
 ROWS_IN_BLOCK = 1000
+LEAST_ROWS = 50
+"""Rows that a field's value needs to be judged by itself."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +143,13 @@ class CTRTask(Task[CTRData, Classifier]):
 
     name: ClassVar[str] = "ctr"
 
-    def training_data(self, shared: Arrays, train: Arrays, prepared: Prepared) -> CTRData:
+    def training_data(self, development: Development) -> CTRData:
         """Put the training rows on the device."""
-        self.fields = FieldSpace(Field(**field) for field in prepared.meta["fields"])
-        return CTRData(self.fields, self._batch(train))
+        self.fields = FieldSpace(Field(**field) for field in development.meta["fields"])
+        protocol = self.benchmark.protocol
+        assert isinstance(protocol, Labelled)
+        self._vocabulary_of = {field.name: field.vocabulary or field.name for field in protocol.fields}
+        return CTRData(self.fields, self._batch(development.train))
 
     def _batch(self, part: Arrays) -> CTRBatch:
         multi = {
@@ -155,52 +164,66 @@ class CTRTask(Task[CTRData, Classifier]):
         return CTRBatch(to_device(part["ids"], self.device), multi, labels, dense)
 
     def evaluate(self, model: Classifier, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
-        """Predict every row and measure.
-
-        Predictions: ``row, score``, the row's number in the part and the predicted probability. Log loss per user (or
-        whatever groups the rows), or per block of consecutive rows in a log without groups.
-        """
+        """Predict every row and measure."""
         rows = self._batch(part)
         logits = torch.cat([model(block).double() for block in rows.split(ROWS_AT_ONCE)])
-        if logits.shape != rows.labels.shape:
-            raise RecbenchError(f"forward() returned shape {tuple(logits.shape)}, expected {tuple(rows.labels.shape)}")
-        if not bool(torch.isfinite(logits).all()):
-            raise RecbenchError(f"{int((~torch.isfinite(logits)).sum())} of {len(logits)} predictions are not finite")
-        probabilities = logits.sigmoid()
+        return self.judge(finite(logits, len(rows), "forward()").sigmoid(), part)
+
+    def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
+        """Judge probabilities ``row, score``."""
+        return self.judge(predictions.row_scores(frame, len(part["labels"])), part)
+
+    def judge(self, probabilities: Tensor, part: Arrays) -> Evaluation:
+        """Measure predicted probabilities (N,) float64 of the part's rows.
+
+        Predictions: ``row, score``, the row's number in the part and its probability. Users are whatever groups the
+        rows, or blocks of consecutive rows in a log without groups. Besides: ``reliability``, the data of the diagram,
+        and ``per_field``, the metrics of each value of each field that has at least 50 rows.
+        """
+        probabilities = probabilities.to(self.device)
+        labels = torch.tensor(part["labels"], device=self.device)
+        group_ids, group_of = self._groups(part)
+        groups = to_device(group_of, self.device)
+        metrics = pointwise.pointwise_metrics(probabilities, labels, self.benchmark.metrics, groups=groups)
 
         def tables() -> Tables:
             import polars as pl
 
-            losses = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, rows.labels.double(), reduction="none"
-            )
-            by_row = pl.DataFrame({"user": self._groups(part), "logloss": losses.cpu().numpy()})
+            diagram = calibration.reliability(probabilities, labels)
             scores = probabilities.cpu().numpy()
             return Tables(
-                per_user=by_row.group_by("user").agg(pl.col("logloss").mean()).sort("user"),
+                per_user=per_group(self.benchmark.metrics, probabilities, labels, groups, group_ids),
                 predictions=pl.DataFrame({"row": np.arange(len(scores)), "score": scores}),
+                others={
+                    "reliability": pl.DataFrame({name: column.cpu().numpy() for name, column in vars(diagram).items()}),
+                    "per_field": self._per_field(probabilities, labels, part),
+                },
             )
 
-        return Evaluation(
-            metrics=pointwise.pointwise_metrics(probabilities, rows.labels, list(self.benchmark.metrics)),
-            tables=tables,
-            diagnostics={"positive_share": float(rows.labels.mean())},
-        )
+        return Evaluation(metrics, tables, diagnostics={"positive_share": float(labels.mean())})
 
-    def _groups(self, part: Arrays) -> NDArray[np.str_]:
-        """Return the raw id of each row's group."""
+    def _groups(self, part: Arrays) -> tuple[NDArray[np.str_], NDArray[np.integer]]:
+        """Return the raw ids of the groups, and the number of each row's group among them."""
         if "groups" in part:
-            return self._shared["group_ids"][part["groups"]]
-        first = np.arange(len(part["labels"])) // ROWS_IN_BLOCK * ROWS_IN_BLOCK
-        return np.char.add("rows from ", first.astype(str))
+            return self._shared["group_ids"], part["groups"]
+        numbers = np.arange(len(part["labels"])) // ROWS_IN_BLOCK
+        first = np.arange(numbers[-1] + 1) * ROWS_IN_BLOCK
+        return np.char.add("rows from ", first.astype(str)), numbers
 
-    def leaks(self, test: Arrays) -> list[str]:
-        """Find test rows whose single-valued fields all equal those of a training row (the same event twice)."""
-        if "dense" in test:
-            return []  # equal ids do not make the same event
-        multipliers = np.random.default_rng(0).integers(1, 2**62, test["ids"].shape[1])
-        # One 64-bit key a row, wrapping around: equal rows have equal keys, others almost surely not.
-        keys = (test["ids"] * multipliers).sum(axis=1)
-        train = (self._train["ids"] * multipliers).sum(axis=1)
-        count = count_repeated(keys, train)
-        return [f"{count} test rows have the same fields as a training row"] if count else []
+    def _per_field(self, probabilities: Tensor, labels: Tensor, part: Arrays) -> pl.DataFrame:
+        """Return ``field, value, rows, positives`` and the pointwise metrics of all rows with that value."""
+        import polars as pl
+
+        metrics = [name for name in self.benchmark.metrics if names.pattern(name) in names.POINTWISE]
+        frames = []
+        for column, field in enumerate(self.fields.single):
+            ids = to_device(part["ids"][:, column], self.device) - field.offset
+            found = pointwise.by_group(probabilities, labels, ids, metrics)
+            values = {name: values.cpu().numpy() for name, values in found.items() if name != "group"}
+            raw = self._vocabulary(self._vocabulary_of[field.name]).gather(found["group"].cpu().numpy())
+            frames.append(pl.DataFrame({"field": field.name, "value": raw.cast(pl.String), **values}))
+        return pl.concat(frames).filter(pl.col("rows") >= LEAST_ROWS) if frames else pl.DataFrame()
+
+    def lint(self, test: Arrays) -> Report:
+        """Look for repeated rows, and for fields that give the label away."""
+        return lint_rows(self._train, test, self.fields)

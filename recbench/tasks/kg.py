@@ -9,10 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recbench.data.store import Arrays, Prepared
+from recbench.data.store import Arrays
 from recbench.errors import RecbenchError
+from recbench.tasks.base import Development
 from recbench.tasks.batches import blocks, to_device
-from recbench.tasks.topn import RankingTask, TopNData
+from recbench.tasks.interactions import TopNData
+from recbench.tasks.linting import Report, lint_graph
+from recbench.tasks.ranking import RankingTask
 
 # Each draw again hits a known fact with a probability of about the density of the graph.
 MOST_DRAWS = 1000
@@ -120,15 +123,20 @@ class KGTask(RankingTask[KGData]):
 
     name: ClassVar[str] = "kg"
 
-    def training_data(self, shared: Arrays, train: Arrays, prepared: Prepared) -> KGData:
+    def training_data(self, development: Development) -> KGData:
         """Put the training interactions and the graph on the device."""
+        shared, train, meta = development.shared, development.train, development.meta
         heads, relations, tails = (to_device(shared[name], self.device) for name in ("heads", "relations", "tails"))
         return KGData(
-            prepared.meta["n_users"],
-            prepared.meta["n_items"],
+            meta["n_users"],
+            meta["n_items"],
             to_device(train["users"], self.device),
             to_device(train["items"], self.device),
             len(shared["entity_ids"]),
             len(shared["relation_ids"]),
             Triples(heads, relations, tails),
         )
+
+    def lint(self, test: Arrays) -> Report:
+        """As for every ranking task, and look for test pairs in the graph."""
+        return super().lint(test) + lint_graph(test, self._shared)

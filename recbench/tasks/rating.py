@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from recbench.data.store import Arrays, Prepared
-from recbench.errors import RecbenchError
-from recbench.metrics import pointwise, ranking
-from recbench.metrics.names import parse
-from recbench.tasks.base import Evaluation, Tables, Task, repeated_pairs
+from recbench.data.store import Arrays
+from recbench.metrics import names, pointwise, ranking
+from recbench.tasks import predictions
+from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group
 from recbench.tasks.batches import blocks, to_device
+from recbench.tasks.linting import Report, lint_pairs
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PAIRS_AT_ONCE = 2**16
 
@@ -128,52 +130,58 @@ class RatingTask(Task[RatingData, Predictor]):
 
     name: ClassVar[str] = "rating"
 
-    def training_data(self, shared: Arrays, train: Arrays, prepared: Prepared) -> RatingData:
+    def training_data(self, development: Development) -> RatingData:
         """Put the observed pairs and the published propensities on the device."""
-        propensities = shared.get("propensities")
+        train, meta = development.train, development.meta
+        propensities = development.shared.get("propensities")
         return RatingData(
-            prepared.meta["n_users"],
-            prepared.meta["n_items"],
+            meta["n_users"],
+            meta["n_items"],
             to_device(train["users"], self.device),
             to_device(train["items"], self.device),
             torch.tensor(train["labels"], device=self.device),
             None if propensities is None else torch.tensor(propensities, device=self.device),
-            float(self._valid["labels"].mean()),
+            float(development.valid["labels"].mean()),
         )
 
     def evaluate(self, model: Predictor, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
-        """Predict every pair of the part and measure.
-
-        Predictions: ``user, item, score`` (probability). ndcg@k ranks each user's own rated items of the part and is
-        averaged over users with a positive one; the others are counted in ``users_without_truth``.
-        """
+        """Predict every pair of the part and measure."""
         users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
-        labels = torch.tensor(part["labels"], device=self.device).double()
         pairs = zip(blocks(users, PAIRS_AT_ONCE), blocks(items, PAIRS_AT_ONCE), strict=True)
         scores = torch.cat([model.predict(*pair).double() for pair in pairs])
-        if scores.shape != labels.shape:
-            raise RecbenchError(f"predict() returned shape {tuple(scores.shape)}, expected {tuple(labels.shape)}")
-        if not bool(torch.isfinite(scores).all()):
-            raise RecbenchError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} predictions are not finite")
-        ranked = [name for name in self.benchmark.metrics if "@" in name]
-        metrics = pointwise.pointwise_metrics(scores, labels, [n for n in self.benchmark.metrics if n not in ranked])
-        groups = torch.unique(users)
-        columns: dict[str, NDArray[Any]] = {"user": self._shared["user_ids"][groups.cpu().numpy()]}
-        without_truth = 0
-        for name in ranked:
-            _, values = ranking.grouped_ndcg(scores, labels, users, parse(name)[1], ids=items)
-            without_truth = int(values.isnan().sum())
-            metrics[name] = float(values.nanmean())
-            columns[name] = values.cpu().numpy()
+        return self.judge(finite(scores, len(users), "predict()"), part)
+
+    def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
+        """Judge scores ``user, item, score``."""
+        return self.judge(predictions.pair_scores(frame, self._shared, part["users"], part["items"]), part)
+
+    def judge(self, scores: Tensor, part: Arrays) -> Evaluation:
+        """Measure predictions (N,) float64 of the part's pairs.
+
+        Predictions: ``user, item, score``. Metrics of lists rank each user's own pairs of the part and are averaged
+        over the users with a positive one; the others are counted in ``users_without_truth``.
+        """
+        scores = scores.to(self.device)
+        users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
+        labels = torch.tensor(part["labels"], device=self.device).double()
+        in_lists = [name for name in self.benchmark.metrics if names.pattern(name) in names.LISTS]
+        others = [name for name in self.benchmark.metrics if name not in in_lists]
+        metrics = pointwise.pointwise_metrics(scores, labels, others, groups=users)
+        length = max((names.parse(name)[1] for name in in_lists), default=1)
+        lists = ranking.grouped_lists(scores, labels, users, items, length)
+        of_user = ranking.ranking_metrics(lists.gains, lists.n_relevant, in_lists)
+        metrics |= {name: float(values.nanmean()) for name, values in of_user.items()}
 
         def tables() -> Tables:
             import polars as pl
 
+            user_ids = self._shared["user_ids"]
+            per_user = per_group(others, scores, labels, users, user_ids)
             return Tables(
-                per_user=pl.DataFrame(columns),
+                per_user=per_user.with_columns(**{name: v.cpu().numpy() for name, v in of_user.items()}),
                 predictions=pl.DataFrame(
                     {
-                        "user": self._shared["user_ids"][part["users"]],
+                        "user": user_ids[part["users"]],
                         "item": self._shared["item_ids"][part["items"]],
                         "score": scores.cpu().numpy(),
                     }
@@ -183,9 +191,12 @@ class RatingTask(Task[RatingData, Predictor]):
         return Evaluation(
             metrics={name: metrics[name] for name in self.benchmark.metrics},
             tables=tables,
-            diagnostics={"users_without_truth": float(without_truth)},
+            diagnostics={
+                "tie_rate": float(lists.tied.double().mean()),
+                "users_without_truth": int((lists.n_relevant == 0).sum()),
+            },
         )
 
-    def leaks(self, test: Arrays) -> list[str]:
-        """Find test pairs that are also in training or validation."""
-        return repeated_pairs(test, {"training": self._train, "validation": self._valid}, self.data.n_items)
+    def lint(self, test: Arrays) -> Report:
+        """Look for test pairs that are also in training or validation."""
+        return lint_pairs(test, {"training": self._train, "validation": self._valid})

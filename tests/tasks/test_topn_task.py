@@ -9,7 +9,7 @@ from scipy import stats
 from recbench.errors import RecbenchError
 from recbench.tasks import topn
 from recbench.tasks.base import SealedTest
-from recbench.tasks.topn import TopNData, TopNTask
+from recbench.tasks.interactions import TopNData, TopNTask
 
 NAME = "topn/ml-100k"
 

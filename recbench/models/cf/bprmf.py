@@ -25,7 +25,7 @@ from recbench.models.base import (
     tunable,
 )
 from recbench.models.layers.pairwise import batch_penalty, bpr_loss
-from recbench.tasks.topn import PairBatch, Pairs, TopNData, UserBatch
+from recbench.tasks.interactions import PairBatch, Pairs, TopNData, UserBatch
 
 INITIAL_STD = 0.01
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recbench.models.base import ClosedFormRecommender, ModelConfig, PositiveFloat, Reference, tunable
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 
 class EASE(ClosedFormRecommender):

@@ -24,7 +24,7 @@ from torch import Tensor
 from recbench.models.base import ModelConfig, NonNegativeFloat, Positive, PositiveFloat, Recommender, Reference, tunable
 from recbench.models.procedure import Stage, Sweep
 from recbench.tasks.batches import Ragged
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 NUMBERS_AT_ONCE = 2**22  # of gathered factors: 16 MiB of float32
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from recbench.models.base import ClosedFormRecommender, ModelConfig, NonNegativeFloat, Positive, Reference, tunable
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

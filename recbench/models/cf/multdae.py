@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recbench.models.base import NonNegativeFloat, Positive, Recommender, Reference, Share, TrainedConfig, tunable
 from recbench.models.layers.autoencoder import RowMLP, initialise, multinomial_loss, squared_norm
-from recbench.tasks.topn import TopNData, UserBatch, UserRows
+from recbench.tasks.interactions import TopNData, UserBatch, UserRows
 
 
 class MultDAE(Recommender):

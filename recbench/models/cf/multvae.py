@@ -30,7 +30,7 @@ from recbench.models.base import (
     tunable,
 )
 from recbench.models.layers.autoencoder import RowMLP, initialise, multinomial_loss, squared_norm, tanh_layers
-from recbench.tasks.topn import TopNData, UserBatch, UserRows
+from recbench.tasks.interactions import TopNData, UserBatch, UserRows
 
 
 class MultVAE(Recommender):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbench.models.base import ClosedFormRecommender, ModelConfig
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 
 class Popularity(ClosedFormRecommender):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recbench.models.base import ModelConfig, Recommender
 from recbench.models.procedure import Stage
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 VALUES = 2**24  # every integer below is exact in float32
 

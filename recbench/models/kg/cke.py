@@ -33,8 +33,8 @@ from recbench.models.base import (
 from recbench.models.layers.pairwise import batch_penalty, bpr_loss
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
 from recbench.tasks.batches import BatchSource
+from recbench.tasks.interactions import PairBatch, UserBatch
 from recbench.tasks.kg import KGData
-from recbench.tasks.topn import PairBatch, UserBatch
 
 
 @dataclass(frozen=True)

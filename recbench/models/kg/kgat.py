@@ -42,8 +42,8 @@ from recbench.models.layers.pairwise import batch_penalty, bpr_loss
 from recbench.models.layers.sparse import SparseMatrix
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
 from recbench.models.procedure import Phase, Stage, Sweep
+from recbench.tasks.interactions import PairBatch, UserBatch
 from recbench.tasks.kg import KGData, Triples
-from recbench.tasks.topn import PairBatch, UserBatch
 
 # Edges whose attention is computed at once.
 EDGES_AT_ONCE = 4096

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from recbench.tasks.topn import UserBatch
+from recbench.tasks.interactions import UserBatch
 
 BIAS_STD = 0.001
 

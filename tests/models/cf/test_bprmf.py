@@ -8,7 +8,7 @@ import torch
 
 from recbench.models.base import parameter_count
 from recbench.models.cf.bprmf import BPRMF
-from recbench.tasks.topn import PairBatch, TopNData
+from recbench.tasks.interactions import PairBatch, TopNData
 
 N_USERS, N_ITEMS, DIM = 6, 9, 4
 

@@ -6,7 +6,7 @@ import torch
 
 from recbench.models.cf.ease import EASE
 from recbench.tasks.batches import Ragged
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 L2 = 3.0
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from recbench.models.cf import ials
 from recbench.models.cf.ials import IALS
 from recbench.models.procedure import Sweep
-from recbench.tasks.topn import TopNData
+from recbench.tasks.interactions import TopNData
 
 N_USERS, N_ITEMS = 40, 25
 

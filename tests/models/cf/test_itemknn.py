@@ -7,7 +7,7 @@ import torch
 from recbench.models.cf import itemknn
 from recbench.models.cf.itemknn import ItemKNN
 from recbench.tasks.batches import Ragged
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 N_USERS, N_ITEMS = 40, 25
 

@@ -13,7 +13,7 @@ from recbench.models.cf.multdae import MultDAE
 from recbench.models.cf.multvae import MultVAE, kl_divergence
 from recbench.models.layers.autoencoder import BIAS_STD, multinomial_loss
 from recbench.tasks.batches import Ragged
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 N_USERS, N_ITEMS, WIDTH, DIM = 20, 15, 7, 4
 Array = NDArray[np.float64]

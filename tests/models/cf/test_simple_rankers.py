@@ -5,7 +5,7 @@ import torch
 
 from recbench.models.cf.popularity import Popularity
 from recbench.models.cf.random import Random
-from recbench.tasks.topn import TopNData, UserBatch
+from recbench.tasks.interactions import TopNData, UserBatch
 
 N_USERS, N_ITEMS = 4000, 50
 

@@ -7,7 +7,7 @@ import torch
 
 from recbench.models.base import Recommender
 from recbench.models.registry import load_model
-from recbench.tasks.topn import TopNData
+from recbench.tasks.interactions import TopNData
 from recbench.training.checkpoint import Checkpoints
 from recbench.training.trainer import Trainer
 

@@ -1,0 +1,1 @@
+"""What can be said about a difference between models, and with what certainty."""

@@ -1,0 +1,74 @@
+"""What a dataset tells of its users and items beside the interactions, for metrics beyond accuracy.
+
+Only the evaluator reads it: it is in no prepared array, and so no model gets it by accident.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recbench.data.cards import load_card
+from recbench.data.source import Source
+from recbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def user_groups(dataset: str, column: str, user_ids: NDArray[Any]) -> Tensor:
+    """Return each user's group, (U,) int64, numbered from 0 in the order of the values; -1 where none is known.
+
+    ``column`` is ``<table>.<column>`` with a value a user; the table has a column ``user``.
+    """
+    import polars as pl
+
+    table = _read(dataset, column, "user", user_ids)
+    if table["value"].dtype == pl.List:
+        raise UsageError(f"{dataset}: users cannot be grouped by {column}, a column of lists")
+    known = table.filter(pl.col("value").is_not_null() & (pl.col("value").cast(pl.String) != ""))
+    groups = np.full(len(user_ids), -1)
+    groups[known["number"].to_numpy()] = known["value"].rank("dense").to_numpy().astype(np.int64) - 1
+    return torch.from_numpy(groups)
+
+
+def item_vectors(dataset: str, column: str, item_ids: NDArray[Any]) -> Tensor:
+    """Return marks of what each item has, (I, D) float32 of 0 and 1, a column a distinct value; zeros if unknown.
+
+    ``column`` is ``<table>.<column>`` with a value or a list of values an item; the table has a column ``item``.
+    """
+    import polars as pl
+
+    table = _read(dataset, column, "item", item_ids)
+    if table["value"].dtype == pl.List:
+        table = table.explode("value")
+    table = table.filter(pl.col("value").is_not_null() & (pl.col("value").cast(pl.String) != ""))
+    codes = table["value"].rank("dense").to_numpy().astype(np.int64) - 1
+    vectors = torch.zeros(len(item_ids), int(codes.max(initial=-1)) + 1)
+    vectors[torch.from_numpy(table["number"].to_numpy()), torch.from_numpy(codes)] = 1.0
+    return vectors
+
+
+def activity(n_training_items: Tensor) -> Tensor:
+    """Return each user's quartile by the number of training items, (U,) int64 from 0; equal numbers share one."""
+    counts = n_training_items.double()
+    return torch.searchsorted(counts.quantile(torch.tensor([0.25, 0.5, 0.75]).to(counts)), counts)
+
+
+def _read(dataset: str, column: str, key: str, ids: NDArray[Any]) -> pl.DataFrame:
+    """Return ``number`` and ``value`` of the known ids: the position of each and what the column says."""
+    import polars as pl
+
+    source = Source(load_card(dataset))
+    table, _, name = column.partition(".")
+    columns = source.columns(table)
+    for needed in (key, name):
+        if needed not in columns:
+            raise UsageError(f"{dataset}: table {table} has no column '{needed}'; it has {', '.join(columns)}")
+    numbers = pl.DataFrame({"id": ids, "number": np.arange(len(ids))})
+    found = source.table(table).select(id=key, value=name).unique("id", keep="first", maintain_order=True)
+    return numbers.join(found, on="id").select("number", "value")

@@ -1,0 +1,282 @@
+"""Full ranking of the unseen items: lists made by a model or taken from a file, and how they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbench.data.protocols.interactions import Implicit
+from recbench.data.store import Arrays
+from recbench.errors import RecbenchError
+from recbench.metrics import beyond, names, ranking, topk
+from recbench.tasks import attributes, predictions
+from recbench.tasks.base import ACTIVITY, Evaluation, Tables, Task
+from recbench.tasks.batches import Ragged, blocks, to_device
+from recbench.tasks.interactions import TopNData, UserBatch
+from recbench.tasks.linting import Report, lint_pairs, lint_times, promised_order
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
+"""Scores held at once during an evaluation, whatever the number of users and items.
+
+16 MiB of float32 on a CPU: of larger blocks the memory would be returned to the system and cleared anew each time.
+"""
+
+DEFAULT_LENGTH = 10
+"""Of the lists, where no metric has a cutoff."""
+
+
+class Ranker(Protocol):
+    """What the task asks of a model."""
+
+    def prepare_scoring(self) -> None:
+        """Compute once what many calls of ``score`` share."""
+
+    def score(self, batch: UserBatch) -> Tensor:
+        """Return the scores of all items, shape (B, I), in a tensor that nothing else needs: it is written into."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Each judged user's best unseen items.
+
+    ``users`` (U,) int64 ascending; ``items`` (U, K) int64, best first, -1 where a list is short; ``scores`` (U, K),
+    -inf where it is short; ``tied`` (U,) bool: whether equal scores were ordered by chance. ``auc`` (U,): each user's
+    AUC over all candidates, if it was asked for and all scores are known.
+    """
+
+    users: Tensor
+    items: Tensor
+    scores: Tensor
+    tied: Tensor
+    auc: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A part's relevant items: ``users`` (U,) ascending, ``counts`` (U,) items of each, sorted ``keys`` of pairs."""
+
+    users: Tensor
+    counts: Tensor
+    keys: Tensor
+
+
+class _ByPopularity:
+    """Scores every item by its number of training interactions: what serendipity is measured against."""
+
+    def __init__(self, popularity: Tensor) -> None:
+        self._popularity = popularity
+
+    def prepare_scoring(self) -> None:
+        pass
+
+    def score(self, batch: UserBatch) -> Tensor:
+        return self._popularity.float().repeat(len(batch), 1)
+
+
+DataT = TypeVar("DataT", bound=TopNData)
+
+
+class RankingTask(Task[DataT, Ranker], Generic[DataT]):
+    """Full ranking of the unseen items of every user with test items."""
+
+    def evaluate(self, model: Ranker, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
+        """Rank, in blocks of users, and measure."""
+        return self.judge(self.rank(model, part, seen), part, seen)
+
+    def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
+        """Judge lists ``user, item, score`` and optionally ``rank``."""
+        truth = self._truth(part)
+        known = [self._train, seen, *_shown(part)]
+        lists, coverage = predictions.lists(frame, self._shared, truth.users.cpu(), self._length(truth), known)
+        evaluation = self.judge(Lists(*(column.to(self.device) for column in lists)), part, seen)
+        return replace(evaluation, diagnostics=evaluation.diagnostics | coverage)
+
+    def rank(self, model: Ranker, part: Arrays, seen: Arrays | None = None) -> Lists:
+        """Return the lists of a model for all users who have relevant items in the part."""
+        data = self.data
+        truth = self._truth(part)
+        length = self._length(truth)
+        wants_auc = any("uauc" in name for name in self.benchmark.metrics)
+        shown = self._rows(part, "history_")
+        hidden = [shown] if seen is None else [shown, self._rows(seen)]
+        held = _storages(model)
+        model.prepare_scoring()
+        columns: list[tuple[Tensor, ...]] = []
+        for users in blocks(truth.users, max(1, SCORES_AT_ONCE[self.device.type] // data.n_items)):
+            batch = UserBatch(users, shown.take(users), data.n_items) if data.fold_in else data.user_batch(users)
+            scores = model.score(batch)
+            if scores.shape != (len(users), data.n_items):
+                raise RecbenchError(
+                    f"score() returned shape {tuple(scores.shape)}, expected {(len(users), data.n_items)}"
+                )
+            scores = scores.float().contiguous()
+            if scores.untyped_storage().data_ptr() in held:
+                scores = scores.clone()
+            for rows in (batch.history, *(others.take(users) for others in hidden)):
+                scores[rows.rows(), rows.values] = -torch.inf
+            top = topk.top_k(scores, length, users)
+            columns.append((*top, self._auc(scores, users, truth)) if wants_auc else top)
+        return Lists(truth.users, *map(torch.cat, zip(*columns, strict=True)))
+
+    def judge(self, lists: Lists, part: Arrays, seen: Arrays | None = None) -> Evaluation:
+        """Measure lists of all users who have relevant items in the part, each list with one row.
+
+        Predictions: ``user, item, rank, score``. Metrics are means over the users; those whose value is not defined,
+        and users without relevant items, are left out and counted. Metrics that need more than the lists hold
+        (``uauc`` of a file) are not measured.
+        """
+        truth = self._truth(part)
+        hits = topk.hits(lists.items, lists.users, truth.keys, self.data.n_items)
+        measured = [name for name in self.benchmark.metrics if self._is_measurable(name, lists, truth)]
+        wanted = {of[1] if (of := names.gap(name)) else name for name in measured}
+        values: dict[str, Tensor] = {}
+        if lists.auc is not None:
+            values["uauc"] = lists.auc
+        in_lists = [name for name in wanted if names.pattern(name) in (*names.LISTS, "rprecision")]
+        values |= ranking.ranking_metrics(hits, truth.counts, in_lists)
+        spread = [name for name in wanted if names.pattern(name) in names.BEYOND]
+        overall: dict[str, float] = {}
+        for name, value in self._beyond(spread, lists, hits, part, seen).items():
+            if isinstance(value, Tensor):
+                values[name] = value
+            else:
+                overall[name] = value
+        for name in measured:
+            if (of := names.gap(name)) is not None:
+                overall[name] = beyond.group_gap(values[of[1]], self._groups(of[0])[truth.users]).gap
+        overall |= {name: float(value.nanmean()) for name, value in values.items()}
+        scored_from = self._rows(part, "history_") if self.data.fold_in else self.data.history
+        undefined = {name: n for name, value in values.items() if (n := int(value.isnan().sum()))}
+
+        def tables() -> Tables:
+            import polars as pl
+
+            raw_users = self._shared["user_ids"][truth.users.cpu().numpy()]
+            found = (lists.items >= 0).cpu().numpy()
+            ranks = np.arange(1, found.shape[1] + 1, dtype=np.int32)
+            per_user = {name: values[name].cpu().numpy() for name in measured if name in values}
+            return Tables(
+                per_user=pl.DataFrame({"user": raw_users} | per_user),
+                predictions=pl.DataFrame(
+                    {
+                        "user": np.broadcast_to(raw_users[:, None], found.shape)[found],
+                        "item": self._shared["item_ids"][lists.items.cpu().numpy()[found]],
+                        "rank": np.broadcast_to(ranks, found.shape)[found],
+                        "score": lists.scores.cpu().numpy()[found],
+                    }
+                ),
+            )
+
+        return Evaluation(
+            metrics={name: overall[name] for name in measured},
+            tables=tables,
+            diagnostics={
+                "tie_rate": float(lists.tied.double().mean()),
+                "short_lists": int((lists.items[:, -1] < 0).sum()),
+                "users_without_truth": self.data.n_users - len(truth.users),
+                "users_without_history": int((scored_from.lengths[truth.users] == 0).sum()),
+                "undefined": undefined,
+            },
+        )
+
+    def lint(self, test: Arrays) -> Report:
+        """Look for test pairs that are known, and for training after the test where the protocol forbids it."""
+        known = {"training": self._train, "validation": self._valid}
+        protocol = self.benchmark.protocol
+        assert isinstance(protocol, Implicit)
+        pairs = lint_pairs(test, known, may_return=protocol.ordered)
+        return pairs + lint_times(test, known, promised_order(protocol.split))
+
+    def _truth(self, part: Arrays) -> Truth:
+        """Return the relevant items of a part; a pair that is there more than once counts once."""
+        users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
+        keys = torch.unique(users * self.data.n_items + items)
+        found, counts = torch.unique_consecutive(keys // self.data.n_items, return_counts=True)
+        return Truth(found, counts, keys)
+
+    def _length(self, truth: Truth) -> int:
+        """Return how long lists must be for the benchmark's metrics."""
+        metrics = self.benchmark.metrics
+        cutoffs = [names.parse(name.rpartition(":")[2])[1] for name in metrics if "@" in name]
+        whole = [int(truth.counts.max())] if any("rprecision" in name for name in metrics) else []
+        return max([*cutoffs, *whole], default=DEFAULT_LENGTH)
+
+    def _is_measurable(self, name: str, lists: Lists, truth: Truth) -> bool:
+        if "uauc" in name:
+            return lists.auc is not None
+        return "rprecision" not in name or lists.items.shape[1] >= int(truth.counts.max())
+
+    def _auc(self, scores: Tensor, users: Tensor, truth: Truth) -> Tensor:
+        """Return the AUC of each user of a block, (B,)."""
+        n_items = self.data.n_items
+        first, end = torch.searchsorted(truth.keys, torch.stack([users[0], users[-1] + 1]) * n_items).tolist()
+        pairs = truth.keys[first:end]
+        return ranking.user_auc(scores, torch.searchsorted(users, pairs // n_items), pairs % n_items)
+
+    def _beyond(
+        self, wanted: list[str], lists: Lists, hits: Tensor, part: Arrays, seen: Arrays | None
+    ) -> Mapping[str, float | Tensor]:
+        if not wanted:
+            return {}
+        popular = None
+        if any(name.startswith("serendipity") for name in wanted):
+            popular = self.rank(_ByPopularity(self._popularity), part, seen).items[:, : lists.items.shape[1]]
+        history = (self._rows(part, "history_") if self.data.fold_in else self.data.history).take(lists.users)
+        n_users = int((self.data.history.lengths > 0).sum())
+        return beyond.beyond_metrics(
+            wanted,
+            beyond.Lists(lists.items, hits, popular, (history.values, history.offsets)),
+            beyond.Catalogue(self._popularity, n_users, self._item_vectors),
+        )
+
+    @cached_property
+    def _popularity(self) -> Tensor:
+        """Number of training users of each item, (I,)."""
+        pairs = torch.unique(self.data.users * self.data.n_items + self.data.items)
+        return torch.bincount(pairs % self.data.n_items, minlength=self.data.n_items)
+
+    @cached_property
+    def _item_vectors(self) -> Tensor | None:
+        column = self.benchmark.item_features
+        if column is None:
+            return None
+        return attributes.item_vectors(self.benchmark.dataset, column, self._shared["item_ids"]).to(self.device)
+
+    @cache  # noqa: B019  a task lives as long as its run
+    def _groups(self, attribute: str) -> Tensor:
+        """Return each user's group by an attribute, (U,)."""
+        if attribute == ACTIVITY:
+            return attributes.activity(self.data.history.lengths)
+        column = self.benchmark.user_groups[attribute]
+        return attributes.user_groups(self.benchmark.dataset, column, self._shared["user_ids"]).to(self.device)
+
+    def _rows(self, part: Arrays, prefix: str = "") -> Ragged:
+        """Return a part's items as one ragged row a user; empty rows where the part has none of that kind."""
+        nothing = np.zeros(0, dtype=np.int64)
+        users, items = (to_device(part.get(f"{prefix}{column}", nothing), self.device) for column in ("users", "items"))
+        counts = torch.bincount(users, minlength=self.data.n_users)
+        return Ragged(items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+
+
+def _shown(part: Arrays) -> list[Arrays]:
+    """Return the interactions that are shown with a part, in the form of a part."""
+    if "history_users" not in part:
+        return []
+    return [{"users": part["history_users"], "items": part["history_items"]}]
+
+
+def _storages(model: Any) -> set[int]:
+    """Return where a model's own tensors are in memory: scores that are a view of them must not be written into."""
+    if not isinstance(model, nn.Module):
+        return set()
+    return {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
