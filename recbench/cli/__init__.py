@@ -161,19 +161,25 @@ def compare(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that hold results.")],
     metric: Annotated[str | None, typer.Option(help="Metric (default: each benchmark's primary one).")] = None,
     baseline: Annotated[str | None, typer.Option(help="Model to give differences to.")] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw plots (SVG) in this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare models: means with 95 % intervals over seeds, costs, tests, groups that cannot be told apart."""
     from rich.console import Console
 
     from recbench.reporting.compare import compare as compare_results
-    from recbench.reporting.compare import render
+    from recbench.reporting.compare_text import render
 
-    comparison = compare_results(directories, metric, baseline)
+    comparison = compare_results(directories, metric, baseline, within_seeds=as_json)
     if as_json:
         typer.echo(comparison.to_json())
     else:
         Console(highlight=False).print(render(comparison))
+    if plots is not None:
+        from recbench.reporting.plots import write_plots
+
+        for path in write_plots(comparison, plots):
+            typer.echo(f"plot: {path}", err=as_json)
 
 
 @app.command()

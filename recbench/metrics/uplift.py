@@ -8,15 +8,16 @@ of control rows, Y_T and Y_C those with a response:
 uplift curve    f(x) = (Y_T / N_T - Y_C / N_C) (N_T + N_C)          extra responses if all x had been treated
 Qini curve      g(x) = Y_T - Y_C N_T / N_C                          extra responses of the treated among the x
 qini            (1 / N^2) integral_0^N [g(x) - g(N) x / N] dx       0 for random, higher is better
-perfect_qini    qini of the ranking that responses would give       at least 0, as qini
+perfect_qini    qini of the ranking that responses would give       the scale of qini_share
 qini_share      qini / perfect_qini                                 0 for random, 1 for that ranking
 auuc            (1 / N^2) integral_0^N f(x) dx                      half the mean effect for random; in [-1, 1]
 uplift_at(s)    Y_T / N_T - Y_C / N_C at x = s N                    the mean effect for random; in [-1, 1]
 ==============  ==================================================  ==================================================
 
 Sources: Radcliffe 2007, "Using control groups to target on predicted lift" (Qini); Gutierrez and Gerardy 2017, "Causal
-inference and uplift modelling: a review of the literature" (both curves). The perfect ranking has treated responders first, then
-all rows without response as one tie group, control responders last; only scores that depend on the treatment pass it.
+inference and uplift modelling: a review of the literature" (both curves). The perfect ranking has treated responders
+first, then all rows without response as one tie group, control responders last. It is a scale and no bound: scores that
+depend on the treatment can pass it.
 
 Ties: rows of equal score enter together. A curve is a straight line between the ends of tie groups, and a cut inside a
 group takes its rows in proportion, so nothing depends on the order of rows, and a constant score has the value of a

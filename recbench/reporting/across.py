@@ -1,4 +1,4 @@
-"""Models across benchmarks: how do they rank when every benchmark counts the same?"""
+"""Models across benchmarks: how they rank when every benchmark counts the same."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from recbench.metrics.names import higher_is_better
 from recbench.reporting.statistics.benchmarks import average_ranks, borda, win_rates
+from recbench.reporting.statistics.families import letters
 
 Score = tuple[str, str, dict[str, float]]
 """A benchmark, its metric, and the mean of each model by label."""
@@ -80,11 +81,15 @@ def _linked(
     """Yield the parts of the (benchmarks, models) table that have no model in common with each other."""
     has = np.isfinite(table).astype(int)
     count, member = connected_components(has @ has.T)
-    for part in range(count):
-        rows = np.flatnonzero(member == part)
+    for number in range(count):
+        rows = np.flatnonzero(member == number)
         columns = np.flatnonzero(has[rows].any(axis=0))
         if len(rows) > 1 and len(columns) > 1:
-            yield [scores[i] for i in rows], [labels[j] for j in columns], table[np.ix_(rows, columns)]
+            yield (
+                [scores[i] for i in rows.tolist()],
+                [labels[j] for j in columns.tolist()],
+                table[np.ix_(rows, columns)],
+            )
 
 
 def _across(
@@ -95,36 +100,55 @@ def _across(
     rates, duels = win_rates(table, higher)
     rows, columns = _block(np.isfinite(table))
     ranks: dict[int, float] = {}
-    letters: dict[int, str] = {}
+    group: dict[int, str] = {}
     counts: list[float | None] = [None] * len(labels)
-    p, critical, groups = None, None, []
+    p: float | None = None
+    critical: float | None = None
+    groups: list[list[int]] = []
     if len(rows):
         ranking = average_ranks(table[np.ix_(rows, columns)], higher[rows])
         ranks = {int(j): float(rank) for j, rank in zip(columns, ranking.ranks, strict=True)}
         counts = borda(table[rows], higher[rows])
         p, critical = ranking.p, ranking.critical_difference
-        groups = [[int(columns[k]) for k in group] for group in ranking.groups]
-        letters = group_letters(sorted(ranks, key=lambda j: ranks[j]), groups)
+        groups = [[int(columns[k]) for k in tied] for tied in ranking.groups]
+        best_first = sorted(ranks, key=lambda j: ranks[j])
+        sorted_ranks = np.array([ranks[j] for j in best_first])
+        far = np.abs(np.subtract.outer(sorted_ranks, sorted_ranks)) >= ranking.critical_difference
+        group = dict(zip(best_first, letters(far), strict=True))
     order = sorted(range(len(labels)), key=lambda j: (ranks.get(j, math.inf), -rates[j], labels[j]))
     return Across(
         benchmarks={name: metric for name, metric, _ in scores},
-        ranked=[names[i] for i in rows],
+        ranked=[names[i] for i in rows.tolist()],
         rows=[
             AcrossRow(
                 label=labels[j],
                 rank=ranks.get(j),
-                group=letters.get(j, ""),
+                group=group.get(j, ""),
                 borda=counts[j],
                 win_rate=float(rates[j]),
-                wins={
-                    labels[k]: None if np.isnan(duels[j, k]) else float(duels[j, k]) for k in order if k != j
-                },
+                wins={labels[k]: None if np.isnan(duels[j, k]) else float(duels[j, k]) for k in order if k != j},
                 n=int(np.isfinite(table[:, j]).sum()),
             )
             for j in order
         ],
         friedman_p=p,
         critical_difference=critical,
-        groups=[[labels[j] for j in group] for group in groups],
+        groups=[[labels[j] for j in tied] for tied in groups],
         warnings=list(warnings),
     )
+
+
+def _block(has: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """Return benchmarks and models, two of each at least, that have no gap: as many cells as a greedy choice finds.
+
+    Models are taken in the order of how many benchmarks they have; empty where nothing is found.
+    """
+    order = np.argsort(-has.sum(axis=0), kind="stable")
+    shared = np.logical_and.accumulate(has[:, order], axis=1)  # benchmarks that the first models all have
+    rows = shared.sum(axis=0)
+    sizes = rows * np.arange(1, len(order) + 1) * (rows > 1)
+    sizes[0] = 0
+    if not sizes.any():
+        return np.array([], dtype=int), np.array([], dtype=int)
+    chosen = shared[:, sizes.argmax()]
+    return np.flatnonzero(chosen), np.flatnonzero(has[chosen].all(axis=0))

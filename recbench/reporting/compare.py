@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
 from recbench.errors import UsageError, unknown
 from recbench.metrics.names import higher_is_better
 from recbench.reporting.across import Across, across_benchmarks
-from recbench.reporting.entries import Entry, Failure, Group, Run, group_results
-from recbench.reporting.statistics.families import holm_pairs, letters, rank_intervals
-from recbench.reporting.statistics.hierarchical import Differences, Sample, hierarchical
-from recbench.reporting.statistics.paired import matched_effect, paired, superiority
-from recbench.reporting.statistics.summary import ALPHA, Summary, summarise
-from recbench.running.result import PER_USER
+from recbench.reporting.entries import Entry, Failure, Group, group_results
+from recbench.reporting.pairs import Pair, Tests, p_value, per_user
+from recbench.reporting.statistics.summary import Summary, summarise
+
 
 @dataclass(frozen=True)
 class Row:
@@ -119,14 +113,14 @@ def _table(group: Group, metric: str | None, baseline: str | None, within_seeds:
     if metric is None:
         raise UsageError(f"the results of {group.benchmark} name no primary metric; choose one with --metric")
     better = 1.0 if higher_is_better(metric) else -1.0
-    entries = [
+    measured = [
         replace(entry, runs=[run for run in entry.runs if metric in run.metrics.test]) for entry in group.entries
     ]
-    warnings = group.warnings + [f"{entry.label} has no {metric} and is left out" for entry in entries if not entry.runs]
-    entries = [entry for entry in entries if entry.runs]
+    entries = [entry for entry in measured if entry.runs]
+    without = [f"{entry.label} has no {metric} and is left out" for entry in measured if not entry.runs]
     entries.sort(key=lambda entry: (-better * _mean(list(entry.values(metric).values())), entry.label))
-    users, doubts = _per_user(entries, metric)
-    tests = _Tests(entries, metric, better, users)
+    users, doubts = per_user(entries, metric)
+    tests = Tests(entries, metric, better, users)
     rows = [_row(entry, metric, *place) for entry, place in zip(entries, tests.places(), strict=True)]
     order = list(itertools.combinations(range(len(entries)), 2))
     within = tests.within_seeds(order) if within_seeds else {}
@@ -134,7 +128,7 @@ def _table(group: Group, metric: str | None, baseline: str | None, within_seeds:
     base = None if baseline is None else _baseline(rows, baseline)
     versus = [] if base is None else [tests.pair(i, base) for i in range(len(rows)) if i != base]
     verdict = _verdict(rows, pairs, metric, better)
-    warnings += doubts + _leaks(entries)
+    warnings = [*group.warnings, *without, *doubts, *_leaks(entries)]
     return Table(group.benchmark, group.split_sha256, metric, rows, pairs, group.failures, versus, verdict, warnings)
 
 

@@ -48,21 +48,22 @@ class SeedTests:
 
 @dataclass(frozen=True)
 class Pair:
-    """The model ``first`` minus the model ``second``: would it hold for other users and other seeds?
+    """The model ``first`` minus the model ``second``, judged for other users and other seeds.
 
-    ``estimate`` is the difference of the metric, ``se`` its standard error, ``ci95`` its interval and ``p`` its
-    two-sided p-value, each of this pair alone; ``p_holm`` is corrected over all pairs of the table. All four are None
-    where no test is possible. ``method`` says what was tested or why not, ``n_users`` on how many users (0: over seeds
-    alone). ``effect`` is the mean difference over users in units of its sd (d_z), ``superiority`` the share of users
-    for whom ``first`` is the better one, ties as half; both of each user's mean over seeds, None without per-user
-    values. ``within_seeds`` has the tests within seeds where they were asked for: the seeds both have, and each seed
-    against the one result of a deterministic model.
+    ``estimate`` is the difference of the metric, ``se`` its standard error with ``df`` degrees of freedom, ``ci95`` its
+    interval and ``p`` its two-sided p-value, each of this pair alone; ``p_holm`` is corrected over all pairs of the
+    table. All five are None where no test is possible. ``method`` says what was tested or why not, ``n_users`` on how
+    many users (0: over seeds alone). ``effect`` is the mean difference over users in units of its sd (d_z),
+    ``superiority`` the share of users for whom ``first`` is the better one, ties as half; both of each user's mean over
+    seeds, None without per-user values. ``within_seeds`` has the tests within seeds where they were asked for: of the
+    seeds that both have, and of each seed against the one result of a deterministic model.
     """
 
     first: str
     second: str
     estimate: float
     se: float | None
+    df: float | None
     ci95: tuple[float, float] | None
     p: float | None
     p_holm: float | None
@@ -78,7 +79,6 @@ class Pair:
         return self.p_holm is not None and self.p_holm < ALPHA
 
 
-
 def p_value(p: float | None) -> str:
     """Write a p-value behind the letter p: ``= 0.013``, ``< 0.001``."""
     if p is None:
@@ -86,14 +86,15 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
-def _per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None], list[str]]:
+def per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None], list[str]]:
     """Return each entry's values of shape (seeds, users), None where they are not to be had, and warnings.
 
     Columns are the same users for all entries; NaN marks a user that a run has no value for.
     """
     frames: list[pl.DataFrame] = []
     found: list[list[str]] = []
-    missing, doubts = [], []
+    missing: list[str] = []
+    doubts: list[str] = []
     for index, entry in enumerate(entries):
         columns = [(run, _column(run, metric)) for run in entry.runs]
         parts = [
@@ -116,7 +117,7 @@ def _per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None
             found[-1] = [part["run"][0] for part in parts]
     if not frames:
         return [None] * len(entries), doubts
-    wide = pl.concat(frames).pivot(on="run", index="user", values="value").fill_null(math.nan)
+    wide = pl.concat(frames).pivot(on="run", index="user", values="value").drop("user").fill_null(math.nan)
     return [wide.select(runs).to_numpy().T if runs else None for runs in found], missing + doubts
 
 
@@ -134,24 +135,23 @@ def _agrees(values: pl.DataFrame, run: Run, metric: str) -> bool:
     )
 
 
-class _Tests:
+class Tests:
     """All tests of one table; models are positions in ``entries``, best first."""
 
     def __init__(self, entries: Sequence[Entry], metric: str, better: float, users: Sequence[Values | None]) -> None:
         self.entries = entries
-        self.metric = metric
         self.better = better
         self.users = users
-        samples = [
+        self.samples = [
             Sample(entry.label, np.array(list(entry.values(metric).values())), values, entry.model.deterministic)
             for entry, values in zip(entries, users, strict=True)
         ]
-        self.differences: Differences = hierarchical(samples)
+        self.differences = hierarchical(self.samples)
         self.p_holm = holm_pairs(self.differences.p)
 
     def places(self) -> list[tuple[int, tuple[int, int], str]]:
         """Return each model's rank by its mean, the interval of that rank, and its group letters."""
-        means = np.array([_mean(list(entry.values(self.metric).values())) for entry in self.entries])
+        means = np.array([sample.seeds.mean() for sample in self.samples])
         ranks = 1 + (self.better * (means[:, None] - means) > 0).sum(axis=0)
         different = self.p_holm < ALPHA
         low, high = rank_intervals(different & (self.better * self.differences.estimate > 0))
@@ -170,6 +170,7 @@ class _Tests:
             second=self.entries[j].label,
             estimate=float(all_pairs.estimate[i, j]),
             se=_number(all_pairs.se[i, j]),
+            df=_number(all_pairs.df[i, j]),
             ci95=None if low is None or high is None else (low, high),
             p=_number(all_pairs.p[i, j]),
             p_holm=_number(self.p_holm[i, j]),
@@ -233,7 +234,6 @@ def _common_seeds(first: Entry, second: Entry) -> list[tuple[int, int]]:
         return [(s, 0) for s in range(len(first.runs))]
     other = {run.result.seed: t for t, run in enumerate(second.runs)}
     return [(s, other[run.result.seed]) for s, run in enumerate(first.runs) if run.result.seed in other]
-
 
 
 def _number(value: Any) -> float | None:

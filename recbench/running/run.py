@@ -142,7 +142,7 @@ def fit(plan: Plan, development: Development, checkpoints: Checkpoints, on_start
     trainer = Trainer(
         model,
         task.data,
-        lambda: task.validate(model).metrics,
+        lambda: task.watch(model),
         metric=plan.benchmark.primary_metric,
         device=device,
         seed=plan.seed,

@@ -49,7 +49,7 @@ def item_vectors(dataset: str, column: str, item_ids: NDArray[Any]) -> Tensor:
     table = table.filter(pl.col("value").is_not_null() & (pl.col("value").cast(pl.String) != ""))
     codes = table["value"].rank("dense").to_numpy().astype(np.int64) - 1
     vectors = torch.zeros(len(item_ids), int(codes.max(initial=-1)) + 1)
-    vectors[torch.from_numpy(table["number"].to_numpy()), torch.from_numpy(codes)] = 1.0
+    vectors[table["number"].to_torch(), torch.from_numpy(codes)] = 1.0
     return vectors
 
 

@@ -194,8 +194,13 @@ class Task(ABC, Generic[DataT, ModelT]):
         """Put on the device what models train on."""
 
     @abstractmethod
-    def evaluate(self, model: ModelT, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
-        """Judge a model on a part; ``seen`` is a further part whose items are not ranked."""
+    def evaluate(
+        self, model: ModelT, part: Arrays, *, seen: Arrays | None = None, metrics: Sequence[str] | None = None
+    ) -> Evaluation:
+        """Judge a model on a part by some metrics, or all of the benchmark's.
+
+        ``seen`` is a further part whose items are not ranked.
+        """
 
     @abstractmethod
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
@@ -207,6 +212,17 @@ class Task(ABC, Generic[DataT, ModelT]):
     @abstractmethod
     def lint(self, test: Arrays) -> Report:
         """Look for leaks: what training data, validation data or features tell of the test targets."""
+
+    def watch(self, model: ModelT) -> dict[str, float]:
+        """Return the validation metrics that training watches: the cheap ones, and the primary one."""
+        watched = [
+            name
+            for name in self.benchmark.metrics
+            if name == self.benchmark.primary_metric
+            or any(name in family for family in (names.POINTWISE, names.RANK))
+            or (names.pattern(name) in names.LISTS and names.gap(name) is None)
+        ]
+        return self.evaluate(model, self._valid, metrics=watched).metrics
 
     def validate(self, model: ModelT) -> Evaluation:
         """Judge a model on the validation part."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -163,17 +163,19 @@ class CTRTask(Task[CTRData, Classifier]):
         dense = torch.tensor(part["dense"], device=self.device) if "dense" in part else None
         return CTRBatch(to_device(part["ids"], self.device), multi, labels, dense)
 
-    def evaluate(self, model: Classifier, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
+    def evaluate(
+        self, model: Classifier, part: Arrays, *, seen: Arrays | None = None, metrics: Sequence[str] | None = None
+    ) -> Evaluation:
         """Predict every row and measure."""
         rows = self._batch(part)
         logits = torch.cat([model(block).double() for block in rows.split(ROWS_AT_ONCE)])
-        return self.judge(finite(logits, len(rows), "forward()").sigmoid(), part)
+        return self.judge(finite(logits, len(rows), "forward()").sigmoid(), part, metrics)
 
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
         """Judge probabilities ``row, score``."""
         return self.judge(predictions.row_scores(frame, len(part["labels"])), part)
 
-    def judge(self, probabilities: Tensor, part: Arrays) -> Evaluation:
+    def judge(self, probabilities: Tensor, part: Arrays, metrics: Sequence[str] | None = None) -> Evaluation:
         """Measure predicted probabilities (N,) float64 of the part's rows.
 
         Predictions: ``row, score``, the row's number in the part and its probability. Users are whatever groups the
@@ -184,7 +186,8 @@ class CTRTask(Task[CTRData, Classifier]):
         labels = torch.tensor(part["labels"], device=self.device)
         group_ids, group_of = self._groups(part)
         groups = to_device(group_of, self.device)
-        metrics = pointwise.pointwise_metrics(probabilities, labels, self.benchmark.metrics, groups=groups)
+        measured = metrics or self.benchmark.metrics
+        values = pointwise.pointwise_metrics(probabilities, labels, measured, groups=groups)
 
         def tables() -> Tables:
             import polars as pl
@@ -192,7 +195,7 @@ class CTRTask(Task[CTRData, Classifier]):
             diagram = calibration.reliability(probabilities, labels)
             scores = probabilities.cpu().numpy()
             return Tables(
-                per_user=per_group(self.benchmark.metrics, probabilities, labels, groups, group_ids),
+                per_user=per_group(measured, probabilities, labels, groups, group_ids),
                 predictions=pl.DataFrame({"row": np.arange(len(scores)), "score": scores}),
                 others={
                     "reliability": pl.DataFrame({name: column.cpu().numpy() for name, column in vars(diagram).items()}),
@@ -200,7 +203,7 @@ class CTRTask(Task[CTRData, Classifier]):
                 },
             )
 
-        return Evaluation(metrics, tables, diagnostics={"positive_share": float(labels.mean())})
+        return Evaluation(values, tables, diagnostics={"positive_share": float(labels.mean())})
 
     def _groups(self, part: Arrays) -> tuple[NDArray[np.str_], NDArray[np.integer]]:
         """Return the raw ids of the groups, and the number of each row's group among them."""

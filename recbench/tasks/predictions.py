@@ -56,8 +56,8 @@ def lists(
             item is unknown; a pair is repeated; a seen item is listed; ranks are not 1, 2, ... or contradict scores; or
             none of the users is judged.
     """
-    ranked = "rank" in frame.columns
-    frame = _columns(frame, "user", "item", "score", *(["rank"] if ranked else []))
+    names = ["user", "item", "score", *(["rank"] if "rank" in frame.columns else [])]
+    frame = _columns(frame, *names)
     n_items = len(shared["item_ids"])
     owners, items = _numbers(frame, "user", shared["user_ids"]), _numbers(frame, "item", shared["item_ids"])
     scores = _scores(frame)
@@ -69,9 +69,7 @@ def lists(
     kept = judged[row] == owners
     n_ignored = len(np.unique(owners[~kept]))
     if not kept.any():
-        raise RecbenchError(
-            f"none of its {n_ignored} users has items in the part that is judged; there is nothing to judge"
-        )
+        raise RecbenchError(f"none of its {n_ignored} users has items in the part that is judged; check the user ids")
     seen_keys = np.unique(np.concatenate([part["users"].astype(np.int64) * n_items + part["items"] for part in seen]))
     _refuse(
         frame,
@@ -79,10 +77,8 @@ def lists(
         "list an item that the user has in training, in validation or in what is shown; only unseen items are ranked",
     )
 
-    ranks = _integers(frame, "rank") if ranked else None
-    # Of the keys' highest first, as for scores; the complement turns the order round and cannot overflow.
-    ties = ~tie_keys(torch.from_numpy(owners), torch.from_numpy(items)).numpy()
-    order = np.lexsort((ties, -scores, row) if ranks is None else (ranks, row))
+    ranks = _integers(frame, "rank") if "rank" in frame.columns else None
+    order = _by_score(owners, items, scores) if ranks is None else np.lexsort((ranks, owners))
     order = order[kept[order]]
     row, items, scores = row[order], items[order], scores[order]
     sizes = np.bincount(row, minlength=len(judged))
@@ -91,18 +87,12 @@ def lists(
         ordered = frame[order]
         _refuse(ordered, ranks[order] != place + 1, "have a rank out of order; each user's ranks must be 1, 2, 3, ...")
         _refuse(ordered, (place > 0) & (np.diff(scores, prepend=0) > 0), "have a higher score than the rank before")
-
-    top = torch.full((len(judged), length), -1)
-    top_scores = torch.full((len(judged), length), -torch.inf, dtype=torch.float64)
-    listed = place < length
-    at = torch.from_numpy(row[listed]), torch.from_numpy(place[listed])
-    top[at], top_scores[at] = torch.from_numpy(items[listed]), torch.from_numpy(scores[listed])
-    equal = (place > 0) & (place <= length) & (np.diff(scores, prepend=np.nan) == 0)
-    tied = torch.from_numpy(np.bincount(row[equal], minlength=len(judged)) > 0)
     unseen = n_items - np.bincount(seen_keys // n_items, minlength=len(shared["user_ids"]))[judged]
     _warn(sizes, np.minimum(length, unseen), n_ignored)
-    made = top.to(users.device), top_scores.to(users.device), tied.to(users.device)
-    return (users, *made), {"coverage": float((sizes > 0).mean()), "users_ignored": n_ignored}
+    top, top_scores, tied = _filled(row, place, items, scores, (len(judged), length))
+    device = users.device
+    made = users, top.to(device), top_scores.to(device), tied.to(device)
+    return made, {"coverage": float((sizes > 0).mean()), "users_ignored": n_ignored}
 
 
 def row_scores(frame: pl.DataFrame, n_rows: int) -> Tensor:
@@ -161,6 +151,29 @@ def pair_scores(frame: pl.DataFrame, shared: Arrays, users: NDArray[Any], items:
     return torch.from_numpy(scores[order[np.searchsorted(keys, wanted, sorter=order)]])
 
 
+def _by_score(owners: NDArray[np.int64], items: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the order of the rows by user, then highest score, then highest key as in ``top_k``."""
+    keys = tie_keys(torch.from_numpy(owners), torch.from_numpy(items)).numpy()
+    # The complement turns the order round as the minus does for scores, and cannot overflow.
+    return np.lexsort((~keys, -scores, owners))
+
+
+def _filled(
+    row: NDArray[np.int64],
+    place: NDArray[np.int64],
+    items: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    shape: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put items and scores at their row and place, (U, K) each, and tell which rows have equal scores, (U,)."""
+    top, top_scores = torch.full(shape, -1), torch.full(shape, -torch.inf, dtype=torch.float64)
+    listed = place < shape[1]
+    at = torch.from_numpy(row[listed]), torch.from_numpy(place[listed])
+    top[at], top_scores[at] = torch.from_numpy(items[listed]), torch.from_numpy(scores[listed])
+    equal = (place > 0) & (place <= shape[1]) & (np.diff(scores, prepend=np.nan) == 0)
+    return top, top_scores, torch.from_numpy(np.bincount(row[equal], minlength=shape[0]) > 0)
+
+
 def _columns(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
     for name in names:
         if name not in frame.columns:
@@ -183,7 +196,7 @@ def _numbers(frame: pl.DataFrame, column: str, known: NDArray[Any]) -> NDArray[n
     numbers = pl.DataFrame({column: known, "number": np.arange(len(known))})
     found = ids.cast(pl.String).to_frame().join(numbers, on=column, how="left", maintain_order="left")["number"]
     _refuse(frame, found.is_null().to_numpy(), f"are of a {column} that the benchmark does not have")
-    return found.to_numpy()
+    return found.to_numpy(writable=True)
 
 
 def _integers(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -89,24 +89,28 @@ DataT = TypeVar("DataT", bound=TopNData)
 class RankingTask(Task[DataT, Ranker], Generic[DataT]):
     """Full ranking of the unseen items of every user with test items."""
 
-    def evaluate(self, model: Ranker, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
+    def evaluate(
+        self, model: Ranker, part: Arrays, *, seen: Arrays | None = None, metrics: Sequence[str] | None = None
+    ) -> Evaluation:
         """Rank, in blocks of users, and measure."""
-        return self.judge(self.rank(model, part, seen), part, seen)
+        metrics = metrics or self.benchmark.metrics
+        return self.judge(self.rank(model, part, seen, metrics), part, seen, metrics)
 
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
         """Judge lists ``user, item, score`` and optionally ``rank``."""
-        truth = self._truth(part)
+        metrics, truth = self.benchmark.metrics, self._truth(part)
         known = [self._train, seen, *_shown(part)]
-        lists, coverage = predictions.lists(frame, self._shared, truth.users.cpu(), self._length(truth), known)
-        evaluation = self.judge(Lists(*(column.to(self.device) for column in lists)), part, seen)
+        length = self._length(truth, metrics)
+        columns, coverage = predictions.lists(frame, self._shared, truth.users.cpu(), length, known)
+        evaluation = self.judge(Lists(*(column.to(self.device) for column in columns)), part, seen, metrics)
         return replace(evaluation, diagnostics=evaluation.diagnostics | coverage)
 
-    def rank(self, model: Ranker, part: Arrays, seen: Arrays | None = None) -> Lists:
-        """Return the lists of a model for all users who have relevant items in the part."""
+    def rank(self, model: Ranker, part: Arrays, seen: Arrays | None, metrics: Sequence[str]) -> Lists:
+        """Return a model's lists, of the length the metrics need, for all users with relevant items in the part."""
         data = self.data
         truth = self._truth(part)
-        length = self._length(truth)
-        wants_auc = any("uauc" in name for name in self.benchmark.metrics)
+        length = self._length(truth, metrics)
+        wants_auc = any("uauc" in name for name in metrics)
         shown = self._rows(part, "history_")
         hidden = [shown] if seen is None else [shown, self._rows(seen)]
         held = _storages(model)
@@ -128,7 +132,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
             columns.append((*top, self._auc(scores, users, truth)) if wants_auc else top)
         return Lists(truth.users, *map(torch.cat, zip(*columns, strict=True)))
 
-    def judge(self, lists: Lists, part: Arrays, seen: Arrays | None = None) -> Evaluation:
+    def judge(self, lists: Lists, part: Arrays, seen: Arrays | None, metrics: Sequence[str]) -> Evaluation:
         """Measure lists of all users who have relevant items in the part, each list with one row.
 
         Predictions: ``user, item, rank, score``. Metrics are means over the users; those whose value is not defined,
@@ -137,7 +141,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         """
         truth = self._truth(part)
         hits = topk.hits(lists.items, lists.users, truth.keys, self.data.n_items)
-        measured = [name for name in self.benchmark.metrics if self._is_measurable(name, lists, truth)]
+        measured = [name for name in metrics if self._is_measurable(name, lists, truth)]
         wanted = {of[1] if (of := names.gap(name)) else name for name in measured}
         values: dict[str, Tensor] = {}
         if lists.auc is not None:
@@ -204,9 +208,8 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         found, counts = torch.unique_consecutive(keys // self.data.n_items, return_counts=True)
         return Truth(found, counts, keys)
 
-    def _length(self, truth: Truth) -> int:
-        """Return how long lists must be for the benchmark's metrics."""
-        metrics = self.benchmark.metrics
+    def _length(self, truth: Truth, metrics: Sequence[str]) -> int:
+        """Return how long lists must be for the metrics."""
         cutoffs = [names.parse(name.rpartition(":")[2])[1] for name in metrics if "@" in name]
         whole = [int(truth.counts.max())] if any("rprecision" in name for name in metrics) else []
         return max([*cutoffs, *whole], default=DEFAULT_LENGTH)
@@ -230,7 +233,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
             return {}
         popular = None
         if any(name.startswith("serendipity") for name in wanted):
-            popular = self.rank(_ByPopularity(self._popularity), part, seen).items[:, : lists.items.shape[1]]
+            popular = self.rank(_ByPopularity(self._popularity), part, seen, wanted).items
         history = (self._rows(part, "history_") if self.data.fold_in else self.data.history).take(lists.users)
         n_users = int((self.data.history.lengths > 0).sum())
         return beyond.beyond_metrics(

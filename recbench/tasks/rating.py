@@ -5,7 +5,7 @@ Judged on ratings of random items (missing at random), so that a model is not re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -144,18 +144,20 @@ class RatingTask(Task[RatingData, Predictor]):
             float(development.valid["labels"].mean()),
         )
 
-    def evaluate(self, model: Predictor, part: Arrays, *, seen: Arrays | None = None) -> Evaluation:
+    def evaluate(
+        self, model: Predictor, part: Arrays, *, seen: Arrays | None = None, metrics: Sequence[str] | None = None
+    ) -> Evaluation:
         """Predict every pair of the part and measure."""
         users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
         pairs = zip(blocks(users, PAIRS_AT_ONCE), blocks(items, PAIRS_AT_ONCE), strict=True)
         scores = torch.cat([model.predict(*pair).double() for pair in pairs])
-        return self.judge(finite(scores, len(users), "predict()"), part)
+        return self.judge(finite(scores, len(users), "predict()"), part, metrics)
 
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
         """Judge scores ``user, item, score``."""
         return self.judge(predictions.pair_scores(frame, self._shared, part["users"], part["items"]), part)
 
-    def judge(self, scores: Tensor, part: Arrays) -> Evaluation:
+    def judge(self, scores: Tensor, part: Arrays, metrics: Sequence[str] | None = None) -> Evaluation:
         """Measure predictions (N,) float64 of the part's pairs.
 
         Predictions: ``user, item, score``. Metrics of lists rank each user's own pairs of the part and are averaged
@@ -164,13 +166,14 @@ class RatingTask(Task[RatingData, Predictor]):
         scores = scores.to(self.device)
         users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
         labels = torch.tensor(part["labels"], device=self.device).double()
-        in_lists = [name for name in self.benchmark.metrics if names.pattern(name) in names.LISTS]
-        others = [name for name in self.benchmark.metrics if name not in in_lists]
-        metrics = pointwise.pointwise_metrics(scores, labels, others, groups=users)
+        measured = metrics or self.benchmark.metrics
+        in_lists = [name for name in measured if names.pattern(name) in names.LISTS]
+        others = [name for name in measured if name not in in_lists]
+        values = pointwise.pointwise_metrics(scores, labels, others, groups=users)
         length = max((names.parse(name)[1] for name in in_lists), default=1)
         lists = ranking.grouped_lists(scores, labels, users, items, length)
         of_user = ranking.ranking_metrics(lists.gains, lists.n_relevant, in_lists)
-        metrics |= {name: float(values.nanmean()) for name, values in of_user.items()}
+        values |= {name: float(of_each.nanmean()) for name, of_each in of_user.items()}
 
         def tables() -> Tables:
             import polars as pl
@@ -189,7 +192,7 @@ class RatingTask(Task[RatingData, Predictor]):
             )
 
         return Evaluation(
-            metrics={name: metrics[name] for name in self.benchmark.metrics},
+            metrics={name: values[name] for name in measured},
             tables=tables,
             diagnostics={
                 "tie_rate": float(lists.tied.double().mean()),

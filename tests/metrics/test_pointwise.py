@@ -35,9 +35,11 @@ def rows():
 
 @pytest.fixture
 def groups(rows):
-    """Groups of the rows of very different size, numbered with gaps."""
+    """Groups of the rows of very different size, some of one row, numbered with gaps."""
     generator = torch.Generator().manual_seed(4)
-    return (torch.rand(len(rows[0]), generator=generator) ** 3 * 60).long() * 7 - 20
+    groups = (torch.rand(len(rows[0]), generator=generator) ** 3 * 60).long() * 7 - 20
+    groups[:10] = 1_000 - torch.arange(10)
+    return groups
 
 
 def sklearn_pauc(labels, scores, share):
@@ -345,8 +347,7 @@ def test_standard_errors_agree_with_the_spread_over_data_sets():
             clustered[name] += float(of_groups.var()) / len(of_groups) / 40
             independent[name] += float(of_rows.var()) / len(of_rows) / 40
     for name in names:
-        print(name, clustered[name] / spread[name], independent[name] / spread[name])
-        assert clustered[name] == pytest.approx(spread[name], rel=0.12), name
+        assert clustered[name] == pytest.approx(spread[name], rel=0.15), name
         # The clusters matter in these data: rows taken as independent promise far too much.
         assert independent[name] < 0.75 * spread[name], name
 

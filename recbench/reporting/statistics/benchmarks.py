@@ -6,6 +6,7 @@ All functions take ``scores`` of shape (benchmarks, models), NaN where a model h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +26,10 @@ ORDERS = 9999
 class AverageRanks:
     """Ranks over the benchmarks that all models have.
 
-    ``complete`` of shape (benchmarks,) marks these; ``ranks`` of shape (models,) are the means over them, 1 = best, ties
-    as mean ranks. ``p`` is Friedman's test of no difference at all, ``critical_difference`` Nemenyi's distance of two
-    average ranks from which on two models differ. ``groups`` are the largest sets of two models or more, as positions
-    best first, whose ranks lie closer than that.
+    ``complete`` of shape (benchmarks,) marks these; ``ranks`` of shape (models,) are the means over them, 1 = best,
+    ties as mean ranks. ``p`` is Friedman's test of no difference at all, ``critical_difference`` Nemenyi's distance of
+    two average ranks from which on two models differ. ``groups`` are the largest sets of two models or more, as
+    positions best first, whose ranks lie closer than that.
     """
 
     complete: NDArray[np.bool_]
@@ -45,7 +46,7 @@ def average_ranks(scores: Values, higher: NDArray[np.bool_]) -> AverageRanks:
     exact with few benchmarks and with ties, where the approximations by chi-squared and F are not. Raises RecbenchError
     with fewer than two models or where no benchmark has all of them.
     """
-    complete = ~np.isnan(scores).any(axis=1)
+    complete = np.all(np.isfinite(scores), axis=1, keepdims=True)[:, 0]
     count = scores.shape[1]
     if count < 2 or not complete.any():
         raise RecbenchError(
@@ -67,8 +68,8 @@ def critical_difference(models: int, benchmarks: int) -> float:
 
     The quantile of the studentised range is that of infinitely many degrees of freedom, divided by the root of 2.
     """
-    quantile = float(stats.studentized_range.ppf(1 - ALPHA, models, np.inf)) / 2**0.5
-    return quantile * (models * (models + 1) / (6 * benchmarks)) ** 0.5
+    quantile = float(stats.studentized_range.ppf(1 - ALPHA, models, np.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(models * (models + 1) / (6 * benchmarks))
 
 
 def borda(scores: Values, higher: NDArray[np.bool_]) -> list[float | None]:
@@ -77,7 +78,7 @@ def borda(scores: Values, higher: NDArray[np.bool_]) -> list[float | None]:
     A model without a result on some benchmark gets None and takes no part in the others' counts, so that nothing is
     gained or lost by what was not run. Range [0, benchmarks * (complete models - 1)].
     """
-    complete = ~np.isnan(scores).any(axis=0)
+    complete = np.all(np.isfinite(scores), axis=0, keepdims=True)[0]
     wins, _ = _duels(scores[:, complete], higher)
     counts = np.full(scores.shape[1], np.nan)
     counts[complete] = wins.sum(axis=1)

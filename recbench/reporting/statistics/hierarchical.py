@@ -1,4 +1,4 @@
-"""The verdict: would this difference between two models hold for other users and for other seeds?
+"""The verdict: whether a difference between two models would hold for other users and for other seeds.
 
 The value y[s, u] of seed s for user u has four sources of chance: the user, who differs between models; the seed, which
 moves all users of one training together; and their interaction, each user's own luck in each training. Users are
@@ -112,12 +112,13 @@ def hierarchical(samples: Sequence[Sample], draws: int = 2000, seed: int = 0) ->
     df = np.where(tested, np.where(same, n_users - 1.0, df), np.nan)
     se = np.where(tested, np.sqrt(variance), np.nan)
     half = stats.t.ppf(1 - ALPHA / 2, df) * se
+    p = np.asarray(2 * stats.t.sf(np.abs(estimate) / np.where(same, 1.0, se), df))
     return Differences(
         labels=tuple(sample.label for sample in samples),
         estimate=estimate,
         se=se,
         df=df,
-        p=2 * stats.t.sf(np.abs(estimate) / np.where(same, 1.0, se), df),
+        p=p,
         ci_low=estimate - half,
         ci_high=estimate + half,
         method=tuple(
@@ -138,10 +139,10 @@ def detectable_difference(
 ) -> float:
     """Return the smallest true difference of two models that ``hierarchical`` finds with the given power.
 
-    ``user_sd`` is the sd over users of the difference between the two, ``seed_sd`` the sd over seeds of each one's
-    metric and ``seeds`` the seeds of each (``seed_sd`` 0: deterministic models, or ``user_sd`` 0: no values per user); a
-    level of ALPHA / ``pairs`` is the first step of Holm's correction. The noncentral t-distribution is solved for the
-    difference; by simulation the power is that asked for within 0.03.
+    ``user_sd`` is the sd over users of the difference between the two (0: no values per user), ``seed_sd`` the sd over
+    seeds of each one's metric (0: deterministic models) and ``seeds`` the seeds of each; a level of ALPHA / ``pairs``
+    is the first step of Holm's correction. The noncentral t-distribution is solved for the difference; by simulation
+    (``scripts/statistics_grid.py``) the power is that asked for within 0.03.
     """
     by_users, by_seeds = user_sd**2 / users, seed_sd**2 / seeds
     se = (by_users + 2 * by_seeds) ** 0.5
@@ -166,7 +167,7 @@ def _crossed(
     users = total - 2 * moments
 
     seeds, interaction = np.zeros(len(values)), np.zeros(len(values))
-    for i in np.flatnonzero(freedom):
+    for i in np.flatnonzero(freedom).tolist():
         each, number = values[i], freedom[i] + 1
         deviations = each.mean(axis=1) - means[i]
         picked = deviations[generator.integers(0, number, (draws, number))].mean(axis=1)

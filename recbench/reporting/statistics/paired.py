@@ -82,7 +82,8 @@ def sign_flip(differences: Values, draws: int = 5_000, seed: int = 0) -> Values:
     for rows in _chunks(draws, flat.shape[-1]):
         signs = 2.0 * generator.integers(0, 2, (rows, flat.shape[-1]), dtype=np.int8) - 1.0
         beyond += (np.abs(signs @ flat.T) >= observed).sum(axis=0)
-    return ((1 + beyond) / (draws + 1)).reshape(differences.shape[:-1])
+    p: Values = ((1 + beyond) / (draws + 1)).reshape(differences.shape[:-1])
+    return p
 
 
 def bootstrap_t(differences: Values, draws: int = 5_000, seed: int = 0) -> Values:
@@ -103,7 +104,8 @@ def bootstrap_t(differences: Values, draws: int = 5_000, seed: int = 0) -> Value
         variance = np.maximum(counts @ squared / n - mean**2, 0.0) / (n - 1)
         # A draw without spread says nothing and counts against a difference.
         beyond += (np.abs(mean) >= observed * np.sqrt(variance)).sum(axis=0)
-    return ((1 + beyond) / (draws + 1)).reshape(differences.shape[:-1])
+    p: Values = ((1 + beyond) / (draws + 1)).reshape(differences.shape[:-1])
+    return p
 
 
 def matched_effect(differences: Values) -> Values:
@@ -113,7 +115,8 @@ def matched_effect(differences: Values) -> Values:
     d_z for a small gain, so d_z compares pairs of models only on the same benchmark and metric.
     """
     spread = differences.std(axis=-1, ddof=1)
-    return differences.mean(axis=-1) / np.where(spread > 0, spread, np.nan)
+    effect: Values = differences.mean(axis=-1) / np.where(spread > 0, spread, np.nan)
+    return effect
 
 
 def superiority(differences: Values) -> Values:
@@ -143,4 +146,5 @@ def _studentised(differences: Values) -> Values:
     mean = differences.mean(axis=-1)
     error = differences.std(axis=-1, ddof=1) / differences.shape[-1] ** 0.5
     with np.errstate(divide="ignore"):
-        return mean / np.where((error == 0) & (mean == 0), 1.0, error)
+        statistic: Values = mean / np.where((error == 0) & (mean == 0), 1.0, error)
+    return statistic

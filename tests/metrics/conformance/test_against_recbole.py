@@ -117,8 +117,9 @@ def test_gauc_by_positives(predictions):
 
 
 def beyond(recommendations, name):
-    k, catalogue = recommendations.items.shape[1], Catalogue(recommendations.trained.sum(0), len(recommendations.trained))
-    return beyond_metrics([f"{name}@{k}"], Lists(recommendations.items), catalogue)[f"{name}@{k}"]
+    name = f"{name}@{recommendations.items.shape[1]}"
+    catalogue = Catalogue(recommendations.trained.sum(0), len(recommendations.trained))
+    return beyond_metrics([name], Lists(recommendations.items), catalogue)[name]
 
 
 def judge(recommendations, metric, **config):

@@ -33,9 +33,7 @@ def frame(pairs, **columns):
 def lists(items):
     """Lists (U, k), -1 where they are short, as rows of user, item and rank."""
     listed = (items >= 0).nonzero()
-    return frame(
-        torch.stack([listed[:, 0], items[listed[:, 0], listed[:, 1]]], 1), rank=listed[:, 1].numpy() + 1
-    )
+    return frame(torch.stack([listed[:, 0], items[listed[:, 0], listed[:, 1]]], 1), rank=listed[:, 1].numpy() + 1)
 
 
 def per_user(metric, rankings):
@@ -116,7 +114,8 @@ def test_intra_list_diversity(recommendations, catalogue):
 
 def test_intra_list_diversity_of_one_item_is_0():
     """Here it is not defined."""
-    one = theirs.IntraListDiversity(k=5, distance_calculator=theirs.PairwiseHammingDistanceCalculator(pd.DataFrame([0])))
+    distance = theirs.PairwiseHammingDistanceCalculator(pd.DataFrame([0]))
+    one = theirs.IntraListDiversity(k=5, distance_calculator=distance)
     assert one.calc_per_user(lists(torch.tensor([[0]]))).tolist() == [0]
     vectors = torch.ones(1, 1)
     ours = beyond_metrics(["ild@1"], Lists(torch.tensor([[0]])), Catalogue(torch.tensor([1]), 1, vectors))["ild@1"]
@@ -142,9 +141,9 @@ def test_serendipity_weighs_hits_by_their_rank_in_the_list_and_by_popularity(rec
     nobody = torch.full((n_users, 1), -1)
     hits = recommendations.relevant.gather(1, recommendations.items)
     # Each place alone: 1 for a hit that no other list has.
-    unexpected = torch.stack([
-        serendipity(recommendations.items[:, i : i + 1], hits[:, i : i + 1], nobody, n_items) for i in range(k)
-    ], 1)
+    unexpected = torch.stack(
+        [serendipity(recommendations.items[:, i : i + 1], hits[:, i : i + 1], nobody, n_items) for i in range(k)], 1
+    )
     popular = torch.tensor([level.get(count, n_items + 1) for count in counts.tolist()])
     ahead = (popular[recommendations.items] - torch.arange(1, k + 1)).clamp(min=0).double() / n_items
     np.testing.assert_allclose((unexpected * ahead).mean(1), found.sort_index(), **CLOSE)

@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from recbench.metrics.beyond import entropy, exposure, intra_list_diversity, miscalibration
-from recbench.metrics.ranks import filtered_ranks
+from recbench.metrics.ranks import filtered_ranks, rank_metrics
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 
@@ -20,12 +20,21 @@ def test_ranks_of_ties(digits):
     targets = torch.randint(20, (60,), generator=generator)
     known[torch.arange(60), targets] = True
     ranks = filtered_ranks(scores, targets, known)
+    ours = rank_metrics(ranks, ["mrr", "mrr_optimistic", "mrr_pessimistic", "hits@3", "hits_pessimistic@3"])
     for query, target in enumerate(targets):
         others = ~known[query]
         others[target] = True
         place = int(others[:target].sum())
         for found, method in zip(ranks, ("min", "average", "max"), strict=True):
             assert found[query] == stats.rankdata(-scores[query, others], method)[place]
+        # The mean over all orders of the ties: each rank from the first to the last is as likely.
+        first, last = (int(stats.rankdata(-scores[query, others], method)[place]) for method in ("min", "max"))
+        orders = np.arange(first, last + 1)
+        assert float(ours["mrr"][query]) == pytest.approx((1 / orders).mean(), abs=1e-9)
+        assert float(ours["hits@3"][query]) == pytest.approx((orders <= 3).mean(), abs=1e-9)
+        assert float(ours["mrr_optimistic"][query]) == pytest.approx(1 / first, abs=1e-9)
+        assert float(ours["mrr_pessimistic"][query]) == pytest.approx(1 / last, abs=1e-9)
+        assert float(ours["hits_pessimistic@3"][query]) == (last <= 3)
 
 
 def test_entropy_of_exposure(recommendations):

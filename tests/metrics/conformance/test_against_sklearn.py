@@ -35,7 +35,7 @@ def test_pointwise(predictions, name):
 
 
 def test_auc_of_one_class():
-    """scikit-learn warns and returns NaN, as do our values per group; a single number that is not defined is an error."""
+    """scikit-learn warns and returns NaN. Here a value per group is NaN, and a number that is not defined an error."""
     scores, ones = torch.tensor([0.1, 0.2]), torch.ones(2)
     with pytest.warns(UserWarning, match="one class"):
         assert np.isnan(sk.roc_auc_score(ones, scores))
@@ -53,7 +53,7 @@ def test_area_below_the_straight_precision_recall_curve_is_another_number():
 
 
 def test_log_loss_clips_by_the_type_of_the_predictions():
-    """float32 probabilities are clipped to [1.2e-7, 1 - 1.2e-7] there; here to float64's 2.2e-16 whatever their type."""
+    """float32 is clipped to [1.2e-7, 1 - 1.2e-7] there; here to float64's 2.2e-16 whatever the type."""
     labels, certain = torch.tensor([0, 1]), torch.tensor([1.0, 1.0], dtype=torch.float32)
     eps = torch.finfo(torch.float32).eps
     theirs = sk.log_loss(labels.numpy(), certain.numpy())
@@ -73,6 +73,17 @@ def test_reliability_diagram_without_ties(bins):
     assert ece(probabilities, labels, bins) == pytest.approx(np.abs(label - prediction).mean(), abs=1e-9)
 
 
+def test_brier_decomposition_without_ties():
+    generator = torch.Generator().manual_seed(1)
+    probabilities = torch.rand(1000, generator=generator, dtype=torch.float64)
+    labels = (torch.rand(1000, generator=generator) < probabilities**2).long()
+    label, prediction = calibration_curve(labels, probabilities, n_bins=20, strategy="quantile")
+    ours = pointwise_metrics(probabilities, labels, ["brier_reliability", "brier_resolution", "brier_uncertainty"])
+    assert ours["brier_reliability"] == pytest.approx(((label - prediction) ** 2).mean(), abs=1e-9)
+    left = ours["brier_reliability"] + ours["brier_uncertainty"] - sk.brier_score_loss(labels, probabilities)
+    assert ours["brier_resolution"] == pytest.approx(left, abs=1e-9)
+
+
 def test_reliability_diagram_with_ties():
     """Tied rows stay in one bin there, so bins differ in size; here each side of a cut gets its share of them."""
     probabilities = torch.tensor([0.25, 0.25, 0.25, 0.25, 0.75, 0.75], dtype=torch.float64)
@@ -86,14 +97,25 @@ def test_reliability_diagram_with_ties():
 
 def test_auc_of_groups(predictions):
     ids, values, sizes = grouped_auc(predictions.probabilities, predictions.labels, predictions.users)
+    known = []
     for group, value, size in zip(ids, values, sizes, strict=True):
         rows = predictions.users == group
         labels = predictions.labels[rows]
         assert size == rows.sum()
         if 0 < labels.sum() < len(labels):
-            assert float(value) == pytest.approx(sk.roc_auc_score(labels, predictions.probabilities[rows]), abs=1e-9)
+            known.append((sk.roc_auc_score(labels, predictions.probabilities[rows]), int(size)))
+            assert float(value) == pytest.approx(known[-1][0], abs=1e-9)
         else:
             assert value.isnan()
+    arguments = predictions.probabilities, predictions.labels, ["gauc", "uauc"]
+    if not known:
+        with pytest.raises(RecbenchError, match="none of the"):
+            pointwise_metrics(*arguments, groups=predictions.users)
+        return
+    aucs, weights = zip(*known, strict=True)
+    ours = pointwise_metrics(*arguments, groups=predictions.users)
+    assert ours["gauc"] == pytest.approx(np.average(aucs, weights=weights), abs=1e-9)
+    assert ours["uauc"] == pytest.approx(np.average(aucs), abs=1e-9)
 
 
 def test_auc_of_the_users(rankings):
@@ -177,7 +199,7 @@ def test_label_ranking_counts_ties_as_before(tied):
 
 @pytest.mark.parametrize("digits", [8, 1])
 def test_pessimistic_ranks(digits):
-    """With one right answer, label ranking average precision is 1 / pessimistic rank and the coverage error that rank."""
+    """With one right answer, the coverage error is its pessimistic rank, label ranking average precision 1 over it."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(40, 15, generator=generator, dtype=torch.float64).round(decimals=digits)
     targets = torch.randint(15, (40,), generator=generator)

@@ -31,9 +31,7 @@ def order(relevant):
 
 def all_ranked(rankings):
     """Users whose relevant items are all candidates; it knows of no others."""
-    return [
-        (user, relevant) for user, _, relevant in rankings.users() if relevant.sum() == rankings.n_relevant[user]
-    ]
+    return [(user, relevant) for user, _, relevant in rankings.users() if relevant.sum() == rankings.n_relevant[user]]
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -46,7 +44,7 @@ def test_metrics_of_lists(rankings, name):
 
 
 def test_relevant_items_with_scores_up_to_0_are_no_hits():
-    """Recall, precision, reciprocal rank and average precision overlook them, as scores may be logits; others do not."""
+    """Recall, precision, reciprocal rank and average precision overlook them; hit rate and ndcg do not."""
     scores, relevant = torch.tensor([0.0, -1.0, -2.0]), torch.tensor([True, False, False])
     ours = ranking_metrics(relevant[None], torch.tensor([1]), ["recall@1", "precision@1", "mrr@1", "map_hits@1"])
     assert all(value.item() == 1 for value in ours.values())
