@@ -16,6 +16,7 @@ import typer
 
 from recbench.cli import data
 from recbench.cli.options import AsJson, Out, Seed
+from recbench.cli.score import score
 from recbench.errors import RecbenchError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data.app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(benchmarks_app, name="benchmarks")
+app.command()(score)
 
 _debug = False
 

@@ -33,6 +33,6 @@ def score(
     assert result.model is not None
     rows = [[metric, f"{value:.4f}"] for metric, value in result.metrics.test.items()]
     print_table(f"{result.benchmark}  {result.model.name}  seed {result.seed}", ["metric", "test"], rows)
-    if "coverage" in result.diagnostics:
-        typer.echo(f"coverage: {result.diagnostics['coverage']:.1%} of the test users have a list")
+    if "users_with_list" in result.diagnostics:
+        typer.echo(f"{result.diagnostics['users_with_list']:.1%} of the test users have a list")
     typer.echo(f"result: {directory}")

@@ -111,7 +111,7 @@ def grouped_lists(scores: Tensor, labels: Tensor, groups: Tensor, ids: Tensor, k
     For test sets that hold a random sample of items with their ratings, where a user's candidates are the user's rows.
 
     Args:
-        scores: (N,) floating point; ties are ordered by the hash of (group, id) that ``top_k`` uses.
+        scores: (N,) floating point; ties are in ascending order of ``tie_keys(group, id)``.
         labels: (N,) 0 or 1, or gains that are not negative.
         groups: (N,) int64, for instance user ids, in any order.
         ids: (N,) int64, distinct within a group, for instance item ids.

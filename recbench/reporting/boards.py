@@ -26,6 +26,7 @@ from recbench.running.result import (
     MetricsRecord,
     ProtocolRecord,
     ReferenceRecord,
+    Result,
     write_atomic,
 )
 
@@ -177,7 +178,8 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
     metrics = BoardMetrics(
         valid=_metrics(entry, lambda parts: parts.valid), test=_metrics(entry, lambda parts: parts.test)
     )
-    status, reason = _status(entry, failures, metrics)
+    leaks = [finding for run in entry.runs for finding in _severe(run.result)]
+    status, reason = ("unverified", f"leakage: {leaks[0]}") if leaks else _status(entry, failures, metrics)
     return BoardRecord(
         task=first.result.task,
         benchmark=group.benchmark,
@@ -189,10 +191,7 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
         seeds=[run.result.seed for run in entry.runs],
         metrics=metrics,
         timing=_timing(entry),
-        memory=MemoryRecord(
-            peak_rss_mb=max(run.memory.peak_rss_mb for run in entry.runs),
-            peak_device_mb=max(run.memory.peak_device_mb or 0.0 for run in entry.runs) or None,
-        ),
+        memory=_memory(entry),
         budget=first.result.budget,
         environment=first.result.environment,
         status=status,
@@ -243,8 +242,20 @@ def _metrics(entry: Entry, part: Callable[[MetricsRecord], dict[str, float]]) ->
     return found
 
 
-def _timing(entry: Entry) -> BoardTiming:
-    timings = [run.timing for run in entry.runs]
+def _memory(entry: Entry) -> MemoryRecord | None:
+    memories = [run.memory for run in entry.runs if run.memory is not None]
+    if not memories:
+        return None
+    device = [memory.peak_device_mb for memory in memories if memory.peak_device_mb is not None]
+    return MemoryRecord(
+        peak_rss_mb=max(memory.peak_rss_mb for memory in memories), peak_device_mb=max(device, default=None)
+    )
+
+
+def _timing(entry: Entry) -> BoardTiming | None:
+    timings = [run.timing for run in entry.runs if run.timing is not None]
+    if not timings:
+        return None
     epochs = [second for timing in timings for second in timing.epoch_s]
     speeds = [timing.samples_per_s for timing in timings if timing.samples_per_s is not None]
     steps = [timing.device_ms_per_step for timing in timings if timing.device_ms_per_step is not None]
@@ -260,6 +271,11 @@ def _timing(entry: Entry) -> BoardTiming:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _severe(result: Result) -> list[str]:
+    findings = result.leakage.findings if result.leakage else []
+    return [finding.message for finding in findings if finding.severe]
 
 
 def _status(entry: Entry, failures: Sequence[Failure], metrics: BoardMetrics) -> tuple[Status, str | None]:

@@ -15,7 +15,7 @@ from recbench.errors import UsageError, unknown
 from recbench.metrics.names import higher_is_better
 from recbench.reporting.across import Across, across_benchmarks
 from recbench.reporting.entries import Entry, Failure, Group, group_results
-from recbench.reporting.pairs import Pair, Tests, p_value, per_user
+from recbench.reporting.pairs import Pair, Tests, listed, p_value, per_user
 from recbench.reporting.statistics.summary import Summary, summarise
 
 
@@ -195,11 +195,11 @@ def _verdict(rows: Sequence[Row], pairs: Sequence[Pair], metric: str, better: fl
             f"runner-up {rivals[0].second} (p {p_value(rivals[0].p_holm)}, {corrected}; {rivals[0].method})."
         )
     untested = [pair.second for pair in tied if pair.p_holm is None]
-    labels = ", ".join(pair.second for pair in tied)
-    why = f"; no test is possible against {', '.join(untested)} (run more seeds)" if untested else ""
-    smallest = min((pair.p_holm for pair in tied if pair.p_holm is not None), default=None)
-    p = f" (p {p_value(smallest)} or more, {corrected})" if smallest is not None else ""
-    return f"{best.label} has the best {metric} but cannot be told apart from {labels}{p}{why}."
+    why = f"; no test is possible against {listed(untested)} (run more seeds)" if untested else ""
+    known = [pair.p_holm for pair in tied if pair.p_holm is not None]
+    p = f" (p {p_value(min(known))}{' or more' * (len(known) > 1)}, {corrected})" if known else ""
+    rivals_tied = listed([pair.second for pair in tied])
+    return f"{best.label} has the best {metric} but cannot be told apart from {rivals_tied}{p}{why}."
 
 
 def _mean(values: Sequence[float]) -> float:

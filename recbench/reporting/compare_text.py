@@ -14,7 +14,7 @@ from rich.text import Text
 from recbench.reporting.across import Across
 from recbench.reporting.compare import Comparison, Row, Table
 from recbench.reporting.page import count, interval, mean_interval, seconds
-from recbench.reporting.pairs import Pair, p_value
+from recbench.reporting.pairs import Pair, listed, p_value
 from recbench.reporting.statistics.summary import ALPHA
 
 
@@ -58,13 +58,13 @@ def _versus(versus: Sequence[Pair]) -> RenderableType:
 
 def _across(across: Across) -> Iterable[RenderableType]:
     title = f"across {len(across.benchmarks)} benchmarks"
-    grid = _grid(title, "average rank", "model", ("Borda", "win rate", "n"))
+    grid = _grid(title, "average rank", "model", ("Borda", "win rate", "benchmarks"))
     for row in across.rows:
         rank = "-" if row.rank is None else f"{row.rank:.2f}"
         borda = "-" if row.borda is None else f"{row.borda:g}"
         grid.add_row(rank, row.group, Text(row.label), borda, f"{row.win_rate:.2f}", str(row.n))
     yield grid
-    yield Text(f"n is the number of benchmarks, of {_by_metric(across.benchmarks)}.")
+    yield Text(f"benchmarks: {_by_metric(across.benchmarks)}")
     yield from _warnings(across.warnings)
     yield Text(_across_verdict(across) + "\n", style="bold")
 
@@ -87,7 +87,7 @@ def _across_verdict(across: Across) -> str:
     tied = [row.label for row in across.rows[1:] if set(row.group) & set(best.group)]
     if not tied:
         return f"{best.label} ranks best across benchmarks ({p}; {distance})."
-    return f"{best.label} has the best average rank but cannot be told apart from {', '.join(tied)} ({p}; {distance})."
+    return f"{best.label} has the best average rank but cannot be told apart from {listed(tied)} ({p}; {distance})."
 
 
 def _warnings(warnings: Iterable[str]) -> Iterable[RenderableType]:
@@ -107,7 +107,7 @@ def _grid(title: str | None, rank: str | None, model: str, numbers: Sequence[str
     )
     if rank is not None:
         grid.add_column(rank, no_wrap=True)
-        grid.add_column("", overflow="fold", min_width=3)
+        grid.add_column("", overflow="fold", min_width=2)
     grid.add_column(Text(model), overflow="fold", min_width=8)
     for name in numbers:
         grid.add_column(Text(_folded(name)), justify="right", no_wrap=True)

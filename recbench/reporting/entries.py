@@ -23,15 +23,18 @@ from recbench.running.result import (
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: its directory, its record, and the parts of the record that a finished run always has."""
+    """One finished run: its directory, its record, and the parts of the record that a finished run has.
+
+    ``timing`` and ``memory`` are None for a scored prediction file.
+    """
 
     directory: Path
     result: Result
     model: ModelRecord
     protocol: ProtocolRecord
     metrics: MetricsRecord
-    timing: TimingRecord
-    memory: MemoryRecord
+    timing: TimingRecord | None
+    memory: MemoryRecord | None
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,12 @@ def group_results(directories: Iterable[Path]) -> list[Group]:
 
 def _finished(directory: Path, result: Result) -> Run:
     model, protocol, metrics = result.model, result.protocol, result.metrics
-    timing, memory = result.timing, result.memory
-    if model is None or protocol is None or metrics is None or timing is None or memory is None:
+    if model is None or protocol is None or metrics is None:
         raise RecbenchError(
-            f"{directory}: the result is marked finished but lacks its model, protocol, metrics, timing or memory; "
-            "delete the directory and run it again"
+            f"{directory}: the result is marked finished but lacks its model, protocol or metrics; delete the "
+            "directory and run it again"
         )
-    return Run(directory, result, model, protocol, metrics, timing, memory)
+    return Run(directory, result, model, protocol, metrics, result.timing, result.memory)
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:

@@ -86,15 +86,23 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
+def listed(labels: Sequence[str], most: int = 5) -> str:
+    """Write labels as a list that does not get too long: ``ease, ials and 3 others``."""
+    shown = labels if len(labels) <= most + 1 else labels[:most]
+    others = f" and {len(labels) - most} others" if len(shown) < len(labels) else ""
+    return ", ".join(shown) + others
+
+
 def per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None], list[str]]:
     """Return each entry's values of shape (seeds, users), None where they are not to be had, and warnings.
 
-    Columns are the same users for all entries; NaN marks a user that a run has no value for.
+    Columns are the same users for all entries; NaN marks a user that a run has no value for. Missing values are worth a
+    warning only where other entries have them; for some metrics nobody has.
     """
     frames: list[pl.DataFrame] = []
     found: list[list[str]] = []
     missing: list[str] = []
-    doubts: list[str] = []
+    doubtful: list[str] = []
     for index, entry in enumerate(entries):
         columns = [(run, _column(run, metric)) for run in entry.runs]
         parts = [
@@ -106,19 +114,22 @@ def per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None]
         ]
         found.append([])
         if len(parts) < len(columns):
-            missing.append(f"{entry.label} has no per-user values of {metric} and is compared over seeds only")
-        elif wrong := [run for part, (run, _) in zip(parts, columns, strict=True) if not _agrees(part, run, metric)]:
-            doubts.append(
-                f"{wrong[0].directory / PER_USER}: the mean over users is not the recorded {metric}, so {entry.label} "
-                "is compared over seeds only"
-            )
+            missing.append(entry.label)
+        elif not all(_agrees(part, run, metric) for part, (run, _) in zip(parts, columns, strict=True)):
+            doubtful.append(entry.label)
         else:
             frames += parts
             found[-1] = [part["run"][0] for part in parts]
+    over_seeds = "so these are compared over seeds only"
+    warnings = []
+    if doubtful:
+        warnings = [f"the mean over users is not the recorded {metric} for {listed(doubtful)}, {over_seeds}"]
     if not frames:
-        return [None] * len(entries), doubts
+        return [None] * len(entries), warnings
+    if missing:
+        warnings.append(f"there are no per-user values of {metric} for {listed(missing)}, {over_seeds}")
     wide = pl.concat(frames).pivot(on="run", index="user", values="value").drop("user").fill_null(math.nan)
-    return [wide.select(runs).to_numpy().T if runs else None for runs in found], missing + doubts
+    return [wide.select(runs).to_numpy().T if runs else None for runs in found], warnings
 
 
 def _column(run: Run, metric: str) -> str | None:

@@ -15,7 +15,7 @@ import yaml
 from recbench.data.cards import Card, load_card
 from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.models.registry import load_model, model_names
-from recbench.running.result import RECORD, BudgetRecord, Result, read_result, result_dir
+from recbench.running.result import RECORD, SCORED, BudgetRecord, Result, read_result, result_dir
 from recbench.running.settings import Settings
 from recbench.running.tuned import find_tuned
 from recbench.tasks.base import Benchmark, load_benchmark
@@ -162,6 +162,10 @@ def plan_again(record: Path) -> tuple[Plan, Result]:
     result = read_result(record)
     if result.model is None:
         raise UsageError(f"{record} records a run that failed before its model was known; nothing can be run again")
+    if result.model.version == SCORED:
+        raise UsageError(
+            f"{record} records the scores of a prediction file, {result.model.source}; recbench score makes them again"
+        )
     values = {**result.config, **result.settings, "tuned": False}
     plan = make_plan(result.benchmark, result.model.source or result.model.name, values, result.seed)
     return plan, result

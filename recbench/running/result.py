@@ -22,6 +22,9 @@ PER_USER = "per_user.parquet"
 LOG = "log.txt"
 CHECKPOINT = "checkpoint"
 
+SCORED = "file"
+"""Version of a model known by its predictions alone; not the file's digest, since the files of all seeds are one model."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")

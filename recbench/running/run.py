@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.base import Model, parameter_count
+from recbench.running.directory import logged, occupied
 from recbench.running.plan import Plan
 from recbench.running.result import (
     CHECKPOINT,
@@ -63,7 +62,7 @@ def execute(
     finished = plan.finished(out)
     if finished is not None:
         return finished
-    with _directory(directory), _logged(directory / LOG):
+    with occupied(directory), logged(directory / LOG):
         log.info("%s %s seed %d: %s", plan.benchmark.name, plan.model.model_name(), plan.seed, plan.config)
         result = blank_result(plan)
         recorder = _Recorder(plan, result, directory, parent_run_id)
@@ -283,39 +282,3 @@ def apply(settings: Settings, device: torch.device) -> None:
     torch.set_deterministic_debug_mode("warn" if settings.deterministic else "default")
     # Filling fresh memory costs time, and nothing here reads memory it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _directory(directory: Path) -> Iterator[None]:
-    """Make the directory, and hold it against a second process doing the same run."""
-    lock = directory / ".lock"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-    except Timeout:
-        raise RecbenchError(f"another process is at work in {directory}; wait for it or give another --out") from None
-    except OSError as error:
-        raise RecbenchError(
-            f"cannot write in {error.filename or directory}: {error.strerror or error}; "
-            "give an --out that can be written to and has room"
-        ) from error
-
-
-@contextlib.contextmanager
-def _logged(file: Path) -> Iterator[None]:
-    """Send the package's log to a file beside wherever it goes already."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    level = log.level
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        log.removeHandler(handler)
-        handler.close()

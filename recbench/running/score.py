@@ -14,9 +14,11 @@ import torch
 from recbench.data.cards import load_card
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.registry import model_names
+from recbench.running.directory import logged, occupied
 from recbench.running.result import (
     LOG,
     RECORD,
+    SCORED,
     DatasetRecord,
     EnvironmentRecord,
     ModelRecord,
@@ -26,7 +28,7 @@ from recbench.running.result import (
     result_dir,
     write_result,
 )
-from recbench.running.run import _directory, _logged, record_evaluation
+from recbench.running.run import record_evaluation
 from recbench.tasks.base import Benchmark, Development, SealedTest, load_benchmark
 from recbench.tasks.registry import TASKS
 from recbench.tracking.environment import capture
@@ -38,8 +40,6 @@ log = logging.getLogger("recbench")
 
 COLUMNS = ("user", "item", "rank", "row", "score")
 """All columns that the formats of prediction files have."""
-VERSION = "file"
-"""Of every model known by its predictions alone. Not the file's digest: the files of several seeds are one model."""
 
 
 def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1, out: Path) -> tuple[Result, Path]:
@@ -79,7 +79,7 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
         return finished, directory
     frame = _read(file)
     prepared = definition.protocol.prepare(card)
-    with _directory(directory), _logged(directory / LOG):
+    with occupied(directory), logged(directory / LOG):
         log.info("%s %s seed %d: predictions of %s, sha256 %s", benchmark, name, seed, file.name, sha256)
         device = torch.device("cpu")
         task = TASKS[definition.task](definition, Development.of(prepared), device)
@@ -103,7 +103,7 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
                 version=definition.protocol.version,
                 split_sha256=prepared.split_sha256,
             ),
-            model=ModelRecord(name=name, version=VERSION, parameters=0, deterministic=False, source=file.name),
+            model=ModelRecord(name=name, version=SCORED, parameters=0, deterministic=False, source=file.name),
             environment=EnvironmentRecord(**capture(device, torch.get_num_threads())),
             diagnostics={"identity": identity, "predictions_sha256": sha256},
         )

@@ -8,15 +8,16 @@ note is worth knowing and may be as the protocol wants it.
 check                 severe  finds
 ====================  ======  ====================================================================================
 pairs-in-<part>       yes     test pairs of user and item that are also in that part; a note where pairs may return
-time-global           if so   rows known before test that are not before the first test target of all
-time-by-user          if so   users with a known row after their first test target
+time-global           yes     rows known before test that are not before the first test target of all; or a note
+time-by-user          yes     users with a known row after their first test target
 repeated-rows         no      test rows whose every field equals that of a training row
 field-gives-label     yes     fields that alone order test rows by label almost perfectly
 field-identifies-row  no      fields with nearly as many values as there are training rows
 pairs-in-graph        yes     test pairs that are facts, of the item and an entity with the raw id of the user
 ====================  ======  ====================================================================================
 
-The two checks of times are severe if the protocol promises that order, and notes otherwise.
+The checks of times are made where the protocol promises an order; times of published parts need not be of one clock.
+A user's own order alone (leave-last-out) is no promise over all users, so time-global is a note there.
 """
 
 from __future__ import annotations
@@ -103,15 +104,15 @@ def promised_order(split: object) -> Order | None:
 def lint_times(test: Arrays, known: Mapping[str, Arrays], promised: Order | None) -> Report:
     """Look for known rows that are later than test targets, over all users and user by user.
 
-    No check is made if ``times`` are missing. Rows of the test part's own history are known to the user's own targets
-    only. Rows of equal time are in order within a user, as logs keep them, and not over all users.
+    No check is made if no order is promised or ``times`` are missing. Rows of the test part's own history are known to
+    the user's own targets only. Rows of equal time are in order within a user, as logs keep them, not over all users.
 
     Args:
         test: ``users`` and ``times`` (n,); optionally ``history_users`` and ``history_times``.
         known: arrays ``users`` and ``times`` by the name of their part, such as "training".
         promised: the order that the protocol keeps: "global" (which includes "by-user"), "by-user" or none.
     """
-    if not all("times" in part and len(part["times"]) for part in (test, *known.values())):
+    if promised is None or not all("times" in part and len(part["times"]) for part in (test, *known.values())):
         return Report()
     first = test["times"].min()
     late = sum(int(np.count_nonzero(part["times"] >= first)) for part in known.values())
@@ -129,7 +130,7 @@ def lint_times(test: Arrays, known: Mapping[str, Arrays], promised: Order | None
         too_late[users[times > first_target[users]]] = True
     count = int(too_late.sum())
     found = f"{count} users have a known row that is later than their first test target"
-    return report + _report("time-by-user", count, found, severe=promised is not None)
+    return report + _report("time-by-user", count, found, severe=True)
 
 
 def lint_rows(train: Arrays, test: Arrays, fields: Sequence[Field]) -> Report:

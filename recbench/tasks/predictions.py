@@ -48,7 +48,7 @@ def lists(
 
     Returns:
         users, items filled up with -1, scores filled up with -inf, and whether two of the K + 1 best scores that are
-        given are equal; and the diagnostics ``coverage``, the share in (0, 1] of judged users who have a list, and
+        given are equal; and the diagnostics ``users_with_list``, the share in (0, 1] of judged users who have one, and
         ``users_ignored``, the number of users who are not judged.
 
     Raises:
@@ -56,8 +56,7 @@ def lists(
             item is unknown; a pair is repeated; a seen item is listed; ranks are not 1, 2, ... or contradict scores; or
             none of the users is judged.
     """
-    names = ["user", "item", "score", *(["rank"] if "rank" in frame.columns else [])]
-    frame = _columns(frame, *names)
+    frame = _columns(frame, "user", "item", "score", *{"rank"}.intersection(frame.columns))
     n_items = len(shared["item_ids"])
     owners, items = _numbers(frame, "user", shared["user_ids"]), _numbers(frame, "item", shared["item_ids"])
     scores = _scores(frame)
@@ -92,7 +91,7 @@ def lists(
     top, top_scores, tied = _filled(row, place, items, scores, (len(judged), length))
     device = users.device
     made = users, top.to(device), top_scores.to(device), tied.to(device)
-    return made, {"coverage": float((sizes > 0).mean()), "users_ignored": n_ignored}
+    return made, {"users_with_list": float((sizes > 0).mean()), "users_ignored": n_ignored}
 
 
 def row_scores(frame: pl.DataFrame, n_rows: int) -> Tensor:
@@ -195,7 +194,7 @@ def _numbers(frame: pl.DataFrame, column: str, known: NDArray[Any]) -> NDArray[n
     _refuse(frame, ids.is_null().to_numpy(), f"have no {column}")
     numbers = pl.DataFrame({column: known, "number": np.arange(len(known))})
     found = ids.cast(pl.String).to_frame().join(numbers, on=column, how="left", maintain_order="left")["number"]
-    _refuse(frame, found.is_null().to_numpy(), f"are of a {column} that the benchmark does not have")
+    _refuse(frame, found.is_null().to_numpy(), f"have an unknown {column}; expected raw ids of the benchmark")
     return found.to_numpy(writable=True)
 
 
@@ -241,8 +240,8 @@ def _warn(sizes: NDArray[np.int64], possible: NDArray[np.int64], n_ignored: int)
     n_empty = np.count_nonzero((sizes == 0) & (possible > 0))
     n_short = np.count_nonzero((sizes > 0) & (sizes < possible))
     if n_empty:
-        log.warning("%d of %d users have no list: all misses in every metric", n_empty, len(sizes))
+        log.warning("users without a list: %d of %d; they count as misses in every metric", n_empty, len(sizes))
     if n_short:
-        log.warning("%d lists have fewer than %d items: misses at the places left", n_short, possible.max())
+        log.warning("lists of fewer than %d items: %d; the places left count as misses", possible.max(), n_short)
     if n_ignored:
-        log.info("%d users without items in the part that is judged are ignored", n_ignored)
+        log.info("users ignored, who have no items in the part that is judged: %d", n_ignored)

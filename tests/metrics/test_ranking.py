@@ -11,6 +11,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 from recbench.errors import RecbenchError, UsageError
 from recbench.metrics.names import LISTS, higher_is_better, parse, validate
 from recbench.metrics.ranking import graded_ndcg, grouped_lists, ranking_metrics, user_auc
+from recbench.metrics.topk import top_k
 
 INF = math.inf
 
@@ -181,6 +182,13 @@ def test_grouped_lists_by_hand():
     assert lists.n_relevant.tolist() == [1, 0, 2]
 
 
+def test_order_of_ties_in_grouped_lists_is_frozen():
+    """Published values must come out the same in later versions: by the hash of ``top_k``, the other way round."""
+    items = top_k(torch.zeros(2, 20), 20, torch.tensor([4, 9]))[0]
+    groups, ids = torch.tensor([4, 9]).repeat_interleave(20), torch.arange(20).repeat(2)
+    assert torch.equal(grouped_lists(torch.zeros(40), ids, groups, ids, 20).gains, items.flip(1).double())
+
+
 def test_ties_count_up_to_the_first_place_behind_the_list():
     rows = (torch.tensor([1.0, 3.0, 2.0, 2.0, 0.0]), torch.ones(5), torch.zeros(5).long(), torch.arange(5))
     assert [grouped_lists(*rows, k).tied.item() for k in (1, 2, 3)] == [False, True, True]
@@ -216,8 +224,9 @@ def test_every_metric_of_grouped_lists(generator):
 
 
 def test_ties_of_grouped_lists(generator):
-    scores, labels, groups, ids = rating_rows(generator, n=60_000, n_groups=5_000)
-    scores, labels = torch.zeros_like(scores), (labels > 2).long()
+    scores, _, groups, ids = rating_rows(generator, n=60_000, n_groups=5_000)
+    # Small ids are relevant more often, so that an order by id would be worth something.
+    scores, labels = torch.zeros_like(scores), (torch.rand(60_000, generator=generator) > ids / 60_000).long()
     lists = grouped_lists(scores, labels, groups, ids, 5)
     assert torch.equal(lists.tied, groups.unique(return_counts=True)[1] > 1)
     order = torch.randperm(len(scores), generator=generator)

@@ -13,6 +13,7 @@ from recbench.running.result import (
     BudgetRecord,
     DatasetRecord,
     EnvironmentRecord,
+    LeakageRecord,
     MemoryRecord,
     MetricsRecord,
     ModelRecord,
@@ -30,7 +31,11 @@ RANKING = ("ndcg@10", "recall@10", "hit@10", "ndcg@20", "recall@20", "mrr@10")
 
 @dataclass(frozen=True)
 class Fake:
-    """A model whose true mean on every metric is ``truth``; seeds and users scatter about it."""
+    """A model whose true mean on every metric is ``truth``; seeds and users scatter about it.
+
+    Without ``per_user`` its values per user are not kept; ``scored`` makes it a scored prediction file, whose cost is
+    not known.
+    """
 
     name: str
     truth: float
@@ -42,6 +47,9 @@ class Fake:
     fit_s: float = 4.2
     reference: ReferenceRecord | None = None
     valid: float | None = None
+    per_user: bool = True
+    scored: bool = False
+    leakage: LeakageRecord | None = None
 
 
 def write_fake(out: Path, fake: Fake, seed: int, benchmark: str, split: str) -> None:
@@ -66,7 +74,8 @@ def write_fake(out: Path, fake: Fake, seed: int, benchmark: str, split: str) -> 
         directory.mkdir(parents=True)
         order = chance.permutation(USERS)  # files need not agree on the order of users
         users = pl.DataFrame({"user": [str(user) for user in order], **{k: v[order] for k, v in values.items()}})
-        users.write_parquet(directory / PER_USER)
+        if fake.per_user:
+            users.write_parquet(directory / PER_USER)
         test = {name: float(column.mean()) for name, column in values.items()}
         primary = "ndcg@10"
     else:
@@ -82,7 +91,9 @@ def write_fake(out: Path, fake: Fake, seed: int, benchmark: str, split: str) -> 
             protocol=ProtocolRecord(name="random-8-1-1", version="1", split_sha256=split),
             model=model,
             metrics=MetricsRecord(valid=valid, test=test),
-            timing=TimingRecord(
+            timing=None
+            if fake.scored
+            else TimingRecord(
                 prepare_s=0.4,
                 fit_s=fake.fit_s + 0.1 * seed,
                 epoch_s=[] if fake.deterministic else [0.5] * 8,
@@ -90,7 +101,8 @@ def write_fake(out: Path, fake: Fake, seed: int, benchmark: str, split: str) -> 
                 samples_per_s=None if fake.deterministic else 160_000.0,
                 device_ms_per_step=None,
             ),
-            memory=MemoryRecord(peak_rss_mb=612.0 + seed, peak_device_mb=None),
+            memory=None if fake.scored else MemoryRecord(peak_rss_mb=612.0 + seed, peak_device_mb=None),
+            leakage=fake.leakage,
             budget=BudgetRecord(trials=20, tune_s=310.0),
             environment=EnvironmentRecord(
                 python="3.12.1",

@@ -46,7 +46,7 @@ def average_ranks(scores: Values, higher: NDArray[np.bool_]) -> AverageRanks:
     exact with few benchmarks and with ties, where the approximations by chi-squared and F are not. Raises RecbenchError
     with fewer than two models or where no benchmark has all of them.
     """
-    complete = np.all(np.isfinite(scores), axis=1, keepdims=True)[:, 0]
+    complete = np.isnan(scores).sum(axis=1) == 0
     count = scores.shape[1]
     if count < 2 or not complete.any():
         raise RecbenchError(
@@ -78,7 +78,7 @@ def borda(scores: Values, higher: NDArray[np.bool_]) -> list[float | None]:
     A model without a result on some benchmark gets None and takes no part in the others' counts, so that nothing is
     gained or lost by what was not run. Range [0, benchmarks * (complete models - 1)].
     """
-    complete = np.all(np.isfinite(scores), axis=0, keepdims=True)[0]
+    complete = np.isnan(scores).sum(axis=0) == 0
     wins, _ = _duels(scores[:, complete], higher)
     counts = np.full(scores.shape[1], np.nan)
     counts[complete] = wins.sum(axis=1)

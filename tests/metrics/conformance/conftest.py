@@ -1,8 +1,12 @@
 """Inputs on which metrics are compared with other libraries: random ones, and those on which libraries fall out."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+
+# Interpreted, ranx needs seconds for these inputs; compiling it takes a minute. Before numba is imported.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 import numpy as np
 import pytest
