@@ -21,10 +21,10 @@ from recbench.running.suite import load_suite, suite_names
 from recbench.running.tuned import Tuned
 from recbench.tasks.base import benchmark_names, load_benchmark, read_config
 from recbench.tasks.ctr import CTRData
+from recbench.tasks.interactions import TopNData
 from recbench.tasks.kg import KGData, Triples
 from recbench.tasks.rating import RatingData
 from recbench.tasks.registry import TASKS
-from recbench.tasks.interactions import TopNData
 from recbench.training.checkpoint import Checkpoints
 from recbench.training.trainer import Trainer
 

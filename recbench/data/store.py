@@ -115,12 +115,6 @@ class Prepared:
         """
         return {array: self._load(f"{name}/{array}.npy") for array in self._digests.get(name, {})}
 
-    def vocabulary(self, name: str) -> pl.Series:
-        """Return the raw ids of a vocabulary, by position."""
-        import polars as pl
-
-        return pl.read_ipc(self.directory / "vocabulary" / f"{name}.arrow").to_series()
-
     def verify(self) -> list[str]:
         """Read every array and return one finding for each that is not what was written."""
         findings = []
@@ -145,6 +139,13 @@ class Prepared:
                 f"the prepared file {path} is corrupt: {size} bytes, expected {self._sizes[name]}; {advice}"
             )
         return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_vocabulary(directory: Path, name: str) -> pl.Series:
+    """Return the raw ids of a vocabulary of the prepared data in ``directory``, by position."""
+    import polars as pl
+
+    return pl.read_ipc(directory / "vocabulary" / f"{name}.arrow").to_series()
 
 
 def prepared(directory: Path, build: Build) -> Prepared:

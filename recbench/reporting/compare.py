@@ -107,11 +107,10 @@ def compare(
 
 def _table(group: Group, metric: str | None, baseline: str | None, within_seeds: bool) -> Table:
     if not group.entries:
-        verdict = "No run has finished."
-        return Table(group.benchmark, None, None, [], [], group.failures, [], verdict, group.warnings)
+        return Table(group.benchmark, None, None, [], [], group.failures, [], "No run has finished.", group.warnings)
     metric = metric or group.entries[0].runs[0].result.primary_metric
-    if metric is None:
-        raise UsageError(f"the results of {group.benchmark} name no primary metric; choose one with --metric")
+    if metric is None or not any(entry.values(metric) for entry in group.entries):
+        raise UsageError(f"no result of {group.benchmark} has its primary metric {metric}; choose one with --metric")
     better = 1.0 if higher_is_better(metric) else -1.0
     measured = [
         replace(entry, runs=[run for run in entry.runs if metric in run.metrics.test]) for entry in group.entries

@@ -62,7 +62,7 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
 def _figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     names = [table.benchmark for table in comparison.tables]
     for table in comparison.tables:
-        if table.metric is None:
+        if not table.rows:
             continue
         split = f" {(table.split_sha256 or '')[:8]}" if names.count(table.benchmark) > 1 else ""
         stem = _stem(f"{table.benchmark}{split} {table.metric}")
@@ -279,4 +279,5 @@ def _squares(centres: Values, half: float) -> Values:
 def _overlaps(boxes: Values, others: Values) -> NDArray[np.int_]:
     """Return with how many others each box overlaps; boxes are x and y of two corners, shapes (boxes, 4)."""
     apart = (boxes[:, None, :2] >= others[None, :, 2:]) | (boxes[:, None, 2:] <= others[None, :, :2])
-    return (~apart.any(axis=-1)).sum(axis=1)
+    counts: NDArray[np.int_] = (~apart.any(axis=-1)).sum(axis=1)
+    return counts

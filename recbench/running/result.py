@@ -23,7 +23,7 @@ LOG = "log.txt"
 CHECKPOINT = "checkpoint"
 
 SCORED = "file"
-"""Version of a model known by its predictions alone; not the file's digest, since the files of all seeds are one model."""
+"""Version of a model known by its predictions alone. Not the file's digest: the files of all seeds are one model."""
 
 
 class _Part(BaseModel):

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
@@ -13,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from recbench.data.protocols import AnyProtocol
-from recbench.data.store import Arrays, Prepared
+from recbench.data.store import Arrays, Prepared, read_vocabulary
 from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.metrics import names, pointwise
 from recbench.resources import shipped
@@ -149,7 +150,8 @@ class Development:
     def of(cls, prepared: Prepared) -> Development:
         """Open everything but the test part."""
         shared, train, valid = map(prepared.part, ("shared", "train", "valid"))
-        return cls(shared, train, valid, prepared.meta, prepared.split_sha256, prepared.vocabulary)
+        vocabulary = partial(read_vocabulary, prepared.directory)
+        return cls(shared, train, valid, prepared.meta, prepared.split_sha256, vocabulary)
 
 
 class SealedTest:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbench.data.protocols.interactions import Implicit
 from recbench.data.store import Arrays
@@ -41,7 +41,7 @@ class Ranker(Protocol):
         """Compute once what many calls of ``score`` share."""
 
     def score(self, batch: UserBatch) -> Tensor:
-        """Return the scores of all items, shape (B, I), in a tensor that nothing else needs: it is written into."""
+        """Return the scores of all items, shape (B, I)."""
         ...
 
 
@@ -113,18 +113,25 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         wants_auc = any("uauc" in name for name in metrics)
         shown = self._rows(part, "history_")
         hidden = [shown] if seen is None else [shown, self._rows(seen)]
-        held = _storages(model)
         model.prepare_scoring()
+
+        def batch_of(users: Tensor) -> UserBatch:
+            return UserBatch(users, shown.take(users), data.n_items) if data.fold_in else data.user_batch(users)
+
+        # Seen items are masked in the scores themselves, since a copy of all would take a fifth of the time. Scores
+        # that are a view of what the model keeps must be copied: two calls then share memory.
+        one = batch_of(truth.users[:1])
+        keeps_scores = _shares_memory(model.score(one), model.score(one))
         columns: list[tuple[Tensor, ...]] = []
         for users in blocks(truth.users, max(1, SCORES_AT_ONCE[self.device.type] // data.n_items)):
-            batch = UserBatch(users, shown.take(users), data.n_items) if data.fold_in else data.user_batch(users)
+            batch = batch_of(users)
             scores = model.score(batch)
             if scores.shape != (len(users), data.n_items):
                 raise RecbenchError(
                     f"score() returned shape {tuple(scores.shape)}, expected {(len(users), data.n_items)}"
                 )
             scores = scores.float().contiguous()
-            if scores.untyped_storage().data_ptr() in held:
+            if keeps_scores:
                 scores = scores.clone()
             for rows in (batch.history, *(others.take(users) for others in hidden)):
                 scores[rows.rows(), rows.values] = -torch.inf
@@ -278,8 +285,5 @@ def _shown(part: Arrays) -> list[Arrays]:
     return [{"users": part["history_users"], "items": part["history_items"]}]
 
 
-def _storages(model: Any) -> set[int]:
-    """Return where a model's own tensors are in memory: scores that are a view of them must not be written into."""
-    if not isinstance(model, nn.Module):
-        return set()
-    return {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+def _shares_memory(first: Tensor, second: Tensor) -> bool:
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

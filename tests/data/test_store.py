@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recbench.data.store import MANIFEST, Writer, prepared, verify_all
+from recbench.data.store import MANIFEST, Writer, prepared, read_vocabulary, verify_all
 from recbench.errors import RecbenchError
 
 NUMBERS = np.arange(12, dtype=np.int32).reshape(6, 2)
@@ -27,7 +27,7 @@ def test_what_is_written_comes_back(tmp_path):
     data = prepared(tmp_path / "d", build)
     assert np.array_equal(data.part("train")["numbers"], NUMBERS)
     assert data.part("shared")["names"].tolist() == ["a", "žluťoučký"]
-    assert data.vocabulary("item").to_list() == [None, "x", "y"]
+    assert read_vocabulary(data.directory, "item").to_list() == [None, "x", "y"]
     assert data.meta == {"n": 6}
     assert data.part("nothing") == {}
     assert data.verify() == []

@@ -104,4 +104,4 @@ def test_rankings_on_other_data(ran, benchmark, model):
     result, _ = ran(benchmark, model, **values)
     assert 0 < result.metrics.test[result.primary_metric] < 1
     assert result.dataset.sha256 == load_benchmark(benchmark).protocol.raw_sha256(load_card(result.dataset.name))
-    assert result.diagnostics["leaks"] == []
+    assert result.leakage.findings == []

@@ -51,7 +51,8 @@ def test_record_has_every_key(ctr_run):
     assert {"python", "torch", "cpu", "device", "driver", "threads", "git_commit", "lock_sha256"} <= set(environment)
     assert environment["threads"] >= 1
     assert record["mlflow"] == {"run_id": None}
-    assert record["diagnostics"]["leaks"] == []
+    assert record["leakage"]["checks"]
+    assert record["leakage"]["findings"] == []
     if environment["device"] == "cpu":
         assert timing["device_ms_per_step"] is None
         assert record["memory"]["peak_device_mb"] is None

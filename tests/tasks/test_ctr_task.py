@@ -85,7 +85,7 @@ def test_ids_stay_inside_their_fields(task, parts_of):
     ("forward", "sentence"),
     [
         (lambda batch: torch.zeros(len(batch), 1), "expected"),
-        (lambda batch: torch.full((len(batch),), torch.nan), "not finite"),
+        (lambda batch: torch.full((len(batch),), torch.nan), "NaN or infinite"),
     ],
 )
 def test_refuses_wrong_predictions(task, parts_of, forward, sentence):
@@ -94,6 +94,10 @@ def test_refuses_wrong_predictions(task, parts_of, forward, sentence):
 
 
 def test_finds_rows_of_the_training_part(task, parts_of):
-    assert task.leaks(parts_of(NAME, "test")) == []
+    assert task.lint(parts_of(NAME, "test")).findings == ()
     train = parts_of(NAME, "train")
-    assert task.leaks({"ids": train["ids"][:3]}) == ["3 test rows have the same fields as a training row"]
+    upto = train["genres_offsets"][3]
+    repeated = {"ids": train["ids"][:3], "labels": train["labels"][:3], "genres_values": train["genres_values"][:upto]}
+    (finding,) = task.lint(repeated | {"genres_offsets": train["genres_offsets"][:4]}).findings
+    assert finding.message == "3 of 3 test rows have the same fields as a training row"
+    assert not finding.severe

@@ -1,4 +1,6 @@
 import numpy as np
+import polars as pl
+import polars.testing
 import pytest
 import torch
 
@@ -29,7 +31,8 @@ def test_does_not_depend_on_the_block_size_or_the_order(task, parts_of, monkeypa
     order = np.random.default_rng(0).permutation(len(part["users"]))
     mixed = task.evaluate(model, {name: values[order] for name, values in part.items()})
     assert mixed.metrics == pytest.approx(whole.metrics, abs=1e-12)
-    assert mixed.tables().per_user.equals(whole.tables().per_user)
+    tables = [evaluation.tables().per_user for evaluation in (mixed, whole)]
+    pl.testing.assert_frame_equal(*tables, rel_tol=0, abs_tol=1e-12)
 
 
 def test_a_constant_prediction_separates_nothing(task, parts_of):
@@ -80,7 +83,7 @@ def test_propensities_explain_what_is_observed(task):
     ("predict", "sentence"),
     [
         (lambda users, items: torch.zeros(len(users), 2), "expected"),
-        (lambda users, items: torch.full((len(users),), torch.inf), "not finite"),
+        (lambda users, items: torch.full((len(users),), torch.inf), "NaN or infinite"),
     ],
 )
 def test_refuses_wrong_predictions(task, parts_of, predict, sentence):
@@ -94,8 +97,7 @@ def test_refuses_wrong_predictions(task, parts_of, predict, sentence):
 
 
 def test_finds_leaked_pairs(task, parts_of):
-    assert task.leaks(parts_of(NAME, "test")) == []
+    assert task.lint(parts_of(NAME, "test")).findings == ()
     valid = parts_of(NAME, "valid")
-    assert task.leaks({name: values[:5] for name, values in valid.items()}) == [
-        "5 test pairs are also in the validation part"
-    ]
+    (finding,) = task.lint({name: values[:5] for name, values in valid.items()}).severe
+    assert finding.message == "5 test pairs are also in the validation part"

@@ -2,14 +2,16 @@
 
 import numpy as np
 import polars as pl
+import polars.testing
 import pytest
 import torch
 from scipy import stats
 
 from recbench.errors import RecbenchError
-from recbench.tasks import topn
-from recbench.tasks.base import SealedTest
-from recbench.tasks.interactions import TopNData, TopNTask
+from recbench.tasks import ranking
+from recbench.tasks.base import Development, SealedTest
+from recbench.tasks.interactions import TopNData
+from recbench.tasks.topn import TopNTask
 
 NAME = "topn/ml-100k"
 
@@ -57,7 +59,7 @@ def small_data(n_users=40, n_items=30, seed=0):
 def test_does_not_depend_on_the_block_size(task, parts_of, monkeypatch):
     model, part = Scorer(task.data.n_items), parts_of(NAME, "valid")
     whole = task.evaluate(model, part)
-    monkeypatch.setattr(topn, "SCORES_AT_ONCE", 7 * task.data.n_items)
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", {"cpu": 7 * task.data.n_items})
     blocked = task.evaluate(model, part)
     assert whole.metrics == blocked.metrics
     assert whole.tables().predictions.equals(blocked.tables().predictions)
@@ -69,28 +71,24 @@ def test_does_not_depend_on_the_numbering_of_users_and_items(task, parts_of):
     shared = parts_of(NAME, "shared")
     users, items = rng.permutation(len(shared["user_ids"])), rng.permutation(len(shared["item_ids"]))
 
-    class Renumbered:
+    def part(name):
         """The same data; what was user u is now user ``users[u]``."""
+        part = parts_of(NAME, name)
+        pairs = np.stack([users[part["users"]], items[part["items"]]])
+        return dict(zip(("users", "items"), pairs[:, np.lexsort(pairs[::-1])], strict=True))
 
-        def __init__(self):
-            self.meta = {"n_users": len(users), "n_items": len(items)}
-
-        def part(self, name):
-            if name == "shared":
-                ids = {"user_ids": shared["user_ids"][users.argsort()], "item_ids": shared["item_ids"][items.argsort()]}
-                return ids
-            part = parts_of(NAME, name)
-            pairs = np.stack([users[part["users"]], items[part["items"]]])
-            return dict(zip(("users", "items"), pairs[:, np.lexsort(pairs[::-1])], strict=True))
-
+    ids = {"user_ids": shared["user_ids"][users.argsort()], "item_ids": shared["item_ids"][items.argsort()]}
+    meta = {"n_users": len(users), "n_items": len(items)}
+    there_data = Development(ids, part("train"), part("valid"), meta, "", pl.Series)
     model = Scorer(task.data.n_items, levels=None)
     renumbered = Scorer(task.data.n_items, levels=None)
     renumbered.left, renumbered.right = model.left[users.argsort()], model.right[items.argsort()]
-    other = TopNTask(task.benchmark, Renumbered(), torch.device("cpu"))
-    there = other.evaluate(renumbered, Renumbered().part("test"), seen=Renumbered().part("valid"))
+    other = TopNTask(task.benchmark, there_data, torch.device("cpu"))
+    there = other.evaluate(renumbered, part("test"), seen=part("valid"))
     here = task.evaluate(model, parts_of(NAME, "test"), seen=parts_of(NAME, "valid"))
     assert there.metrics == pytest.approx(here.metrics, abs=1e-12)
-    assert there.tables().per_user.sort("user").equals(here.tables().per_user.sort("user"))
+    tables = [evaluation.tables().per_user.sort("user") for evaluation in (there, here)]
+    pl.testing.assert_frame_equal(*tables, rel_tol=0, abs_tol=1e-12)
 
 
 def test_a_constant_scorer_scores_like_a_random_one(task, parts_of):
@@ -143,7 +141,12 @@ def test_masking_leaves_the_models_own_scores_alone(task, parts_of):
         def score(self, batch):
             return table[: len(batch)]
 
-    task.evaluate(View(), parts_of(NAME, "valid"))
+    class Expanded(Constant):
+        def score(self, batch):
+            return table[0].expand(len(batch), -1)
+
+    for model in (View(), Expanded()):
+        task.evaluate(model, parts_of(NAME, "valid"))
     assert torch.equal(table, before)
 
 
@@ -250,10 +253,12 @@ def test_the_test_part_opens_once(caplog):
 
 
 def test_finds_leaked_test_pairs(task, parts_of):
-    assert task.leaks(parts_of(NAME, "test")) == []
-    train = parts_of(NAME, "train")
-    leaked = {name: values[:7] for name, values in train.items()}
-    assert task.leaks(leaked) == ["7 test pairs are also in the training part"]
+    clean = task.lint(parts_of(NAME, "test"))
+    assert clean.checks == ("pairs-in-training", "pairs-in-validation")
+    assert clean.findings == ()
+    leaked = {name: values[:7] for name, values in parts_of(NAME, "train").items()}
+    (finding,) = task.lint(leaked).severe
+    assert finding.message == "7 test pairs are also in the training part"
 
 
 def test_what_models_train_on_holds_no_other_part(task, parts_of):

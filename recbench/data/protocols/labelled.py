@@ -53,7 +53,7 @@ class Labelled(Protocol):
     ones (only if there are any), ``<field>_values`` and ``<field>_offsets`` (n + 1,) of the multi-valued ones and
     sequences, ``labels`` (n,), and ``groups`` (n,) the number of the row's group in the shared ``group_ids``. Ids count
     through all fields: a field's ids start at its offset, and its first id means "not seen in training" (or too
-    rarely). ``Prepared.vocabulary(field)`` has the raw value of each id.
+    rarely). ``store.read_vocabulary`` gives the raw value of each id.
 
     Rows are read once, in pieces; vocabularies and transforms are learned from training rows alone. Memory holds the
     vocabularies, a few bytes a row for the split, and pieces of fixed size.

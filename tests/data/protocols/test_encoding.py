@@ -12,7 +12,7 @@ from recbench.data.cards import Card
 from recbench.data.protocols import Labelled, encoding
 from recbench.data.protocols.fields import FieldSpec
 from recbench.data.source import Source
-from recbench.data.store import prepared
+from recbench.data.store import prepared, read_vocabulary
 from recbench.errors import RecbenchError
 
 CARD = Card.model_validate(
@@ -72,7 +72,7 @@ def encode(frames, *fields, batch_rows=2, **changed):
             for part in ("shared", "train", "valid", "test")
         }
         texts = {
-            field["name"]: data.vocabulary(field["name"]).to_list()
+            field["name"]: read_vocabulary(data.directory, field["name"]).to_list()
             for field in data.meta["fields"]
             if not field.get("dense")
         }

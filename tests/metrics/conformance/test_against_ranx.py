@@ -31,6 +31,12 @@ def test_metrics_of_lists(rankings):
         np.testing.assert_allclose(theirs[name], np.nan_to_num(rankings.values(ours)), rtol=0, atol=1e-9, err_msg=name)
 
 
+def test_average_precision_over_the_hits_there_can_be(rankings):
+    n = rankings.n_relevant.numpy()
+    theirs = evaluate(rankings.truth(), rankings.run(), ["map@5"])["map@5"] * n / n.clip(1, 5)
+    np.testing.assert_allclose(theirs, np.nan_to_num(rankings.values("map@5")), rtol=0, atol=1e-9)
+
+
 def test_the_scores_themselves(untied):
     run = {
         f"u{user}": {f"i{item}": float(untied.scores[user, item]) for item in items.sort().values.tolist()}
