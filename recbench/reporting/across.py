@@ -84,7 +84,7 @@ def _linked(
     for number in range(count):
         rows = np.flatnonzero(member == number)
         columns = np.flatnonzero(has[rows].any(axis=0))
-        if len(rows) > 1 and len(columns) > 1:
+        if len(columns) > 1:
             yield (
                 [scores[i] for i in rows.tolist()],
                 [labels[j] for j in columns.tolist()],

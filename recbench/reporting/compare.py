@@ -193,8 +193,9 @@ def _verdict(rows: Sequence[Row], pairs: Sequence[Pair], metric: str, better: fl
             f"{best.label} wins on {metric}: {abs(rivals[0].estimate):.4f} {'above' if better > 0 else 'below'} the "
             f"runner-up {rivals[0].second} (p {p_value(rivals[0].p_holm)}, {corrected}; {rivals[0].method})."
         )
-    untested = [pair.second for pair in tied if pair.p_holm is None]
-    why = f"; no test is possible against {listed(untested)} (run more seeds)" if untested else ""
+    untested = [pair for pair in tied if pair.p_holm is None]
+    reasons = ", ".join(dict.fromkeys(pair.method.removeprefix("no test: ") for pair in untested))
+    why = f"; no test is possible against {listed([pair.second for pair in untested])} ({reasons})" if untested else ""
     known = [pair.p_holm for pair in tied if pair.p_holm is not None]
     p = f" (p {p_value(min(known))}{' or more' * (len(known) > 1)}, {corrected})" if known else ""
     rivals_tied = listed([pair.second for pair in tied])

@@ -250,7 +250,7 @@ def _place_labels(axes: Axes, labels: Sequence[str], points: Values, lines: Sequ
         text = axes.annotate(label, point, color="black" if i < strong else GREY, fontsize=9, va="center")
         size = np.array(text.get_window_extent().size)
         corner = pixel + offsets + size * (direction - 1) / 2
-        boxes = np.concatenate([corner, corner + size], axis=1)
+        boxes = np.concatenate([corner - 2, corner + size + 2], axis=1)  # not even close by
         outside = (corner < frame.min).any(axis=1) | (corner + size > frame.max).any(axis=1)
         leaders = _along(np.broadcast_to(pixel, offsets.shape), pixel + offsets)
         crossed = _overlaps(leaders.reshape(-1, 4), texts).reshape(len(PLACES), -1).sum(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -143,8 +144,8 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         """Measure lists of all users who have relevant items in the part, each list with one row.
 
         Predictions: ``user, item, rank, score``. Metrics are means over the users; those whose value is not defined,
-        and users without relevant items, are left out and counted. Metrics that need more than the lists hold
-        (``uauc`` of a file) are not measured.
+        and users without relevant items, are left out and counted. A metric that is defined for nobody, or needs more
+        than the lists hold (``uauc`` of a file), is not measured.
         """
         truth = self._truth(part)
         hits = topk.hits(lists.items, lists.users, truth.keys, self.data.n_items)
@@ -168,6 +169,10 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         overall |= {name: float(value.nanmean()) for name, value in values.items()}
         scored_from = self._rows(part, "history_") if self.data.fold_in else self.data.history
         undefined = {name: n for name, value in values.items() if (n := int(value.isnan().sum()))}
+        nowhere = [name for name in measured if math.isnan(overall[name])]
+        if self.benchmark.primary_metric in nowhere:
+            raise RecbenchError(f"{self.benchmark.primary_metric} is not defined for any of {len(truth.users)} users")
+        measured = [name for name in measured if name not in nowhere]
 
         def tables() -> Tables:
             import polars as pl
@@ -196,7 +201,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
                 "short_lists": int((lists.items[:, -1] < 0).sum()),
                 "users_without_truth": self.data.n_users - len(truth.users),
                 "users_without_history": int((scored_from.lengths[truth.users] == 0).sum()),
-                "undefined": undefined,
+                "undefined": undefined | dict.fromkeys(nowhere, len(truth.users)),
             },
         )
 

@@ -73,14 +73,22 @@ def test_metrics_without_per_user_values_are_tested_over_seeds(write_results):
 
 def test_a_metric_that_is_no_mean_over_users_uses_its_linearised_values(write_results):
     out = write_results(Fake("fm", 0.78), Fake("lr", 0.70), benchmark="ctr/ml-100k")
-    scatter = np.random.default_rng(0).normal(0, 0.1, 200)
+    chance = np.random.default_rng(0)
     for record in out.rglob("result.json"):
-        auc = json.loads(record.read_text())["metrics"]["test"]["auc"]
-        values = {"auc": scatter, "auc~linearised": auc + scatter - scatter.mean()}
-        pl.DataFrame({"user": np.arange(200).astype(str), **values}).write_parquet(record.with_name(PER_USER))
-    (table,) = compare([out]).tables
-    assert table.pairs[0].n_users == 200
-    assert table.warnings == []
+        test = json.loads(record.read_text())["metrics"]["test"]
+        scatter = chance.normal(0, 0.1, 200)
+        values = {f"{name}~linearised": test[name] + scatter - scatter.mean() for name in ("auc", "logloss")}
+        pl.DataFrame({"user": np.arange(200).astype(str), "auc": scatter, **values}).write_parquet(
+            record.with_name(PER_USER)
+        )
+    for metric, sign in (("auc", 1), ("logloss", -1)):
+        (table,) = compare([out], metric=metric, within_seeds=True).tables
+        (pair,) = table.pairs
+        assert table.warnings == []
+        assert pair.n_users == 200
+        for tests in (pair, *pair.within_seeds):
+            assert tests.superiority > 0.6  # fm is the better one for most
+            assert sign * tests.effect > 0  # an effect has the sign of the difference
 
 
 def test_per_user_values_that_do_not_mean_the_metric_are_not_used(write_results):
@@ -120,7 +128,7 @@ def test_one_seed_is_no_evidence(write_results):
     out = write_results(Fake("fm", 0.78, seeds=[1]), Fake("lr", 0.70, seeds=[1]), benchmark="ctr/ml-100k")
     (table,) = compare([out]).tables
     assert [row.rank_interval for row in table.rows] == [(1, 2), (1, 2)]
-    assert "no test is possible against lr (run more seeds)" in table.verdict
+    assert "no test is possible against lr (one seed of a stochastic model)" in table.verdict
     assert table.pairs[0].p is table.pairs[0].p_holm is table.pairs[0].ci95 is None
 
 

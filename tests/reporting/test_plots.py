@@ -1,3 +1,4 @@
+import json
 import re
 from xml.etree import ElementTree
 
@@ -114,3 +115,15 @@ def test_losses_are_better_below(write_results):
     front = axes.lines[0].get_xydata()
     assert front[0, 1] == pytest.approx(table.rows[1].summary.mean)  # the quick one first, then the better one below
     assert front[-1, 1] == pytest.approx(table.rows[0].summary.mean)
+
+
+def test_the_command_says_which_files_it_wrote(write_results, command, tmp_path):
+    out, folder = write_results(*MANY[:2]), tmp_path / "plots"
+    answer = command("compare", out, "--plots", folder)
+    written = re.findall(r"^plot: (.*)$", answer.out, flags=re.MULTILINE)
+    assert answer.status == 0
+    assert sorted(map(str, folder.iterdir())) == sorted(written)
+    assert len(written) == 2
+    answer = command("compare", out, "--plots", folder, "--json")
+    assert json.loads(answer.out)["tables"][0]["pairs"][0]["within_seeds"]
+    assert answer.err.count("plot: ") == 2

@@ -57,12 +57,13 @@ def test_a_run_resumes_and_ends_bit_equal(request_, start, wait_for, tmp_path):
     assert resumed.diagnostics == whole.diagnostics
     assert resumed.timing.fit_s > 0
     assert len(resumed.timing.epoch_s) == len(whole.timing.epoch_s)
-    for table in ("predictions.parquet", "per_user.parquet"):
+    tables = {"predictions.parquet", "per_user.parquet"}
+    if benchmark.startswith("ctr/"):
+        tables |= {"per_field.parquet", "reliability.parquet"}
+    for table in tables:
         left, right = (pl.read_parquet(seed_dir(tmp_path / out, request_) / table) for out in ("killed", "whole"))
         assert left.equals(right, null_equal=True) or left.fill_nan(None).equals(right.fill_nan(None))
-    assert {path.name for path in folder.iterdir()} == {
-        "result.json", "predictions.parquet", "per_user.parquet", "log.txt"
-    }  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {"result.json", "log.txt", *tables}
 
 
 def test_a_checkpoint_of_another_configuration_is_thrown_away(tmp_path, monkeypatch, caplog):
@@ -71,7 +72,7 @@ def test_a_checkpoint_of_another_configuration_is_thrown_away(tmp_path, monkeypa
     class Killed(BaseException):
         pass
 
-    def stop(self, epoch):
+    def stop(self, *arguments):
         raise Killed
 
     with monkeypatch.context() as patch:
