@@ -33,7 +33,7 @@ METRICS = ("recall@20", "precision@20", "hit@20", "ndcg@20", "mrr@20", "map@20")
 K = 20
 DIMENSION = 64
 REPEATS = 5
-BARE_BLOCKS = (100, 400, 2048)
+BARE_BLOCKS = (25, 50, 100, 400, 2048)
 """Users a block of the bare loop; the fastest counts."""
 
 
