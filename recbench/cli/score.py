@@ -22,17 +22,11 @@ def score(
 
     Columns: user, item, score and optionally rank (topn, kg); row, score (ctr); user, item, score (rating).
     """
-    from recbench.reporting.console import print_table
+    from recbench.reporting.console import print_run
     from recbench.running.score import score as score_file
 
     result, directory = score_file(predictions, benchmark, name=name, seed=seed, out=out)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
         return
-    assert result.metrics is not None
-    assert result.model is not None
-    rows = [[metric, f"{value:.4f}"] for metric, value in result.metrics.test.items()]
-    print_table(f"{result.benchmark}  {result.model.name}  seed {result.seed}", ["metric", "test"], rows)
-    if "users_with_list" in result.diagnostics:
-        typer.echo(f"{result.diagnostics['users_with_list']:.1%} of the test users have a list")
-    typer.echo(f"result: {directory}")
+    print_run(result, directory)

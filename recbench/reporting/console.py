@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,51 @@ import typer
 from recbench.running.result import Result
 
 
-def print_run(result: Result, directory: Path, before: Result | None) -> None:
-    """Print a finished run's metrics and costs; beside them those of ``before``, the result it ran again."""
+def print_run(result: Result, directory: Path, before: Result | None = None) -> None:
+    """Print a finished result's metrics, what the evaluator noticed, and costs.
+
+    Beside the metrics are those of ``before``, the result that was run again. A scored prediction file has no costs.
+    """
     assert result.metrics is not None
-    assert result.timing is not None
-    assert result.memory is not None
     assert result.model is not None
-    rows = []
-    for name, value in result.metrics.test.items():
-        row = [name, f"{result.metrics.valid[name]:.4f}", f"{value:.4f}"]
-        if before is not None and before.metrics is not None:
-            old = before.metrics.test[name]
-            row.append("equal" if old == value else f"{old:.6f}")
-        rows.append(row)
+    valid, test = result.metrics.valid, result.metrics.test
+    columns = {"metric": list(test), "test": [f"{value:.4f}" for value in test.values()]}
+    if valid:
+        shown = [f"{valid[name]:.4f}" if name in valid else "-" for name in test]
+        columns = {"metric": columns["metric"], "valid": shown, "test": columns["test"]}
+    if before is not None and before.metrics is not None:
+        old = before.metrics.test
+        columns["recorded"] = [
+            "equal" if old.get(name) == value else f"{old[name]:.6f}" for name, value in test.items()
+        ]
     title = f"{result.benchmark}  {result.model.name}  seed {result.seed}"
-    print_table(title, ["metric", "valid", "test", *(["recorded"] if before else [])], rows)
-    typer.echo(
-        f"{result.diagnostics['config_from']} configuration, {result.model.parameters:,} parameters, "
-        f"fit {result.timing.fit_s:.1f} s ({len(result.timing.epoch_s)} epochs), "
-        f"evaluation {result.timing.evaluate_s:.2f} s, peak {result.memory.peak_rss_mb:.0f} MB"
-    )
+    print_table(title, list(columns), list(zip(*columns.values(), strict=True)))
+    for line in _noticed(result):
+        typer.echo(line)
+    if result.timing is not None and result.memory is not None:
+        typer.echo(
+            f"{result.diagnostics['config_from']} configuration, {result.model.parameters:,} parameters, "
+            f"fit {result.timing.fit_s:.1f} s ({len(result.timing.epoch_s)} epochs), "
+            f"evaluation {result.timing.evaluate_s:.2f} s, peak {result.memory.peak_rss_mb:.0f} MB"
+        )
     typer.echo(f"result: {directory}")
+
+
+def _noticed(result: Result) -> Iterator[str]:
+    """Yield a sentence for each thing about the evaluation that a reader of its numbers should know."""
+    found = result.diagnostics
+    if tie_rate := found.get("tie_rate", 0):
+        yield f"ties: equal scores among the best items of {tie_rate:.1%} of the users, ordered at random"
+    if (share := found.get("users_with_list", 1)) < 1:
+        yield f"coverage: {share:.1%} of the test users have a list, the others count as missed"
+    if short := found.get("short_lists", 0):
+        yield f"short lists: {short} users have fewer items than were asked for"
+    if cold := found.get("users_without_history", 0):
+        yield f"cold users: {cold} of the test users have no training items"
+    for metric, users in found.get("undefined", {}).items():
+        yield f"not defined: {metric} for {users} users, who are left out of it"
+    for finding in result.leakage.findings if result.leakage else []:
+        yield f"{'LEAKAGE' if finding.severe else 'note'}: {finding.message}"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> None:
