@@ -111,6 +111,30 @@ def data_add(
         print_added(added)
 
 
+@app.command("export")
+def data_export(
+    benchmark: Annotated[str, typer.Argument(help="Full name, such as topn/ml-100k.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a benchmark's split as Parquet with raw ids, for other libraries; of test only what is asked."""
+    from recbench.data.cards import load_card
+    from recbench.data.export import export
+    from recbench.tasks.base import load_benchmark
+    from recbench.tasks.registry import TASKS
+
+    definition = load_benchmark(benchmark)
+    if definition.task not in TASKS:
+        raise UsageError(f"{benchmark} is a {definition.task} benchmark, of which no predictions can be scored yet")
+    files = export(definition.protocol.prepare(load_card(definition.dataset)), folder)
+    if as_json:
+        typer.echo(json.dumps([str(file) for file in files], indent=2))
+        return
+    for file in files:
+        typer.echo(str(file))
+    typer.echo(f"score predictions with: recbench score FILE --benchmark {benchmark}")
+
+
 @app.command("fetch")
 def data_fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recbench.data.protocols.labelled import Labelled
 from recbench.data.store import Arrays
 from recbench.metrics import calibration, names, pointwise
 from recbench.tasks import predictions
-from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group
+from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group, without_both_classes
 from recbench.tasks.batches import Ragged, blocks, to_device
 from recbench.tasks.linting import Report, lint_rows
 
@@ -146,9 +145,6 @@ class CTRTask(Task[CTRData, Classifier]):
     def training_data(self, development: Development) -> CTRData:
         """Put the training rows on the device."""
         self.fields = FieldSpace(Field(**field) for field in development.meta["fields"])
-        protocol = self.benchmark.protocol
-        assert isinstance(protocol, Labelled)
-        self._vocabulary_of = {field.name: field.vocabulary or field.name for field in protocol.fields}
         return CTRData(self.fields, self._batch(development.train))
 
     def _batch(self, part: Arrays) -> CTRBatch:
@@ -203,7 +199,14 @@ class CTRTask(Task[CTRData, Classifier]):
                 },
             )
 
-        return Evaluation(values, tables, diagnostics={"positive_share": float(labels.mean())})
+        return Evaluation(
+            values,
+            tables,
+            diagnostics={
+                "positive_share": float(labels.mean()),
+                "undefined": without_both_classes(measured, labels, groups),
+            },
+        )
 
     def _groups(self, part: Arrays) -> tuple[NDArray[np.str_], NDArray[np.integer]]:
         """Return the raw ids of the groups, and the number of each row's group among them."""
@@ -223,7 +226,7 @@ class CTRTask(Task[CTRData, Classifier]):
             ids = to_device(part["ids"][:, column], self.device) - field.offset
             found = pointwise.by_group(probabilities, labels, ids, metrics)
             values = {name: values.cpu().numpy() for name, values in found.items() if name != "group"}
-            raw = self._vocabulary(self._vocabulary_of[field.name]).gather(found["group"].cpu().numpy())
+            raw = self._vocabulary(field.name).gather(found["group"].cpu().numpy())
             frames.append(pl.DataFrame({"field": field.name, "value": raw.cast(pl.String), **values}))
         return pl.concat(frames).filter(pl.col("rows") >= LEAST_ROWS) if frames else pl.DataFrame()
 

@@ -1,9 +1,13 @@
 """Tables of named columns: Parquet and JSON lines."""
 
+from __future__ import annotations
+
+import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -11,6 +15,9 @@ from recbench.data.cards import JsonLinesTable, ParquetTable
 from recbench.data.readers.block import Block, require
 from recbench.data.readers.text import NEWLINE, TextBlock, count_byte, text_blocks
 from recbench.errors import RecbenchError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 _CELLS = 1 << 21
 """About how many cells of a Parquet file are read at once."""
@@ -22,22 +29,40 @@ def read_parquet(paths: Sequence[Path], spec: ParquetTable) -> Iterator[Block]:
     Raises:
         RecbenchError: a file that is not Parquet or is damaged, or a missing column.
     """
+    rows = max(_CELLS // len(spec.columns), 1)
+    for path in paths:
+        with _parquet_file(path) as file:
+            require(path, spec.columns, file.schema_arrow.names)
+            for batch in file.iter_batches(rows, columns=list(spec.columns)):
+                batch.validate(full=True)
+                yield Block(pl.DataFrame(batch), None, path)
+
+
+def read_columns(path: Path, columns: Collection[str]) -> pl.DataFrame:
+    """Read those of the columns that a Parquet file has, in the order of the file.
+
+    Raises:
+        RecbenchError: a file that is not Parquet or is damaged.
+    """
+    with _parquet_file(path) as file:
+        table = file.read(columns=[name for name in file.schema_arrow.names if name in columns])
+        table.validate(full=True)
+        return pl.DataFrame(table)
+
+
+@contextlib.contextmanager
+def _parquet_file(path: Path) -> Iterator[ParquetFile]:
+    """Open a Parquet file; what goes wrong while it is read becomes one sentence."""
     # Arrow's parser, for the one of polars ends the process at some damaged files.
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-    broken = (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException)
-    rows = max(_CELLS // len(spec.columns), 1)
-    for path in paths:
-        try:
-            with ParquetFile(path) as file:
-                require(path, spec.columns, file.schema_arrow.names)
-                for batch in file.iter_batches(rows, columns=list(spec.columns)):
-                    batch.validate(full=True)
-                    yield Block(pl.DataFrame(batch), None, path)
-        except broken as error:
-            reason = str(error).partition("\n")[0]
-            raise RecbenchError(f"{path}: cannot be read as Parquet ({reason}); is it complete?") from error
+    try:
+        with ParquetFile(path) as file:
+            yield file
+    except (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).partition("\n")[0]
+        raise RecbenchError(f"{path}: cannot be read as Parquet ({reason}); is it complete?") from error
 
 
 def read_json_lines(paths: Sequence[Path], spec: JsonLinesTable) -> Iterator[Block]:
