@@ -77,6 +77,9 @@ WRONG_REQUESTS = [
     ("suite quickstar", "unknown suite 'quickstar'; did you mean quickstart"),
     ("suite none.yaml", "suite file none.yaml does not exist"),
     ("compare nowhere", "nowhere does not exist"),
+    ("score none.parquet --benchmark topn/ml-100", "unknown benchmark 'topn/ml-100'; did you mean .*topn/ml-100k"),
+    ("score none.parquet --benchmark topn/ml-100k", "prediction file none.parquet does not exist"),
+    ("data export topn/ml-100 split", "unknown benchmark 'topn/ml-100'; did you mean .*topn/ml-100k"),
     ("data info ml-100", "unknown data ?set 'ml-100'; did you mean ml-100k"),
     ("models info multva", "unknown model 'multva'; did you mean multvae"),
     ("benchmarks info ctr/ml", "unknown benchmark 'ctr/ml'; did you mean ctr/ml-1m, ctr/ml-100k"),
@@ -277,6 +280,53 @@ def test_lists_for_people_and_for_programs(command, words):
         assert all(row["name"] in text.out for row in content)
 
 
+@pytest.fixture
+def three_models(finished_run, command, tmp_path):
+    """Results of two models and, as a file of other seeds, of the lists of one of them."""
+    out = tmp_path / "out"
+    for model in ("ease", "popularity"):
+        _, directory = finished_run("topn/ml-100k", model)
+        shutil.copytree(directory, out / "topn" / "ml-100k" / model / "seed-1")
+    lists = out / "topn" / "ml-100k" / "ease" / "seed-1" / "predictions.parquet"
+    for seed in (1, 2):
+        words = ("--benchmark", "topn/ml-100k", "--name", "theirs", "--seed", seed, "--out", out)
+        assert command("score", lists, *words).status == 0
+    return out
+
+
+def test_a_comparison_fits_a_terminal_and_is_whole_in_json(command, three_models, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command("compare", three_models, "--baseline", "popularity")
+    assert text.status == 0
+    assert max(map(len, text.out.splitlines())) <= 80
+    data = command("compare", three_models, "--baseline", "popularity", "--json")
+    (table,) = json.loads(data.out)["tables"]
+    assert (table["benchmark"], table["metric"]) == ("topn/ml-100k", "ndcg@10")
+    rows = {row["label"]: row for row in table["rows"]}
+    assert rows["theirs"]["summary"]["mean"] == rows["ease"]["summary"]["mean"]
+    assert [row["rank_interval"] for row in table["rows"]] == [[1, 2], [1, 2], [3, 3]]
+    assert rows["theirs"]["seeds"].keys() == {"1", "2"}
+    assert rows["theirs"]["fit_s"] is None
+    assert [pair["first"] for pair in table["versus"]] == ["ease", "theirs"]
+    assert all(pair["p_holm"] < 0.001 for pair in table["versus"])
+    for label in rows:
+        assert label in text.out
+    assert table["verdict"] in " ".join(text.out.split())
+
+
+def test_plots_of_real_runs(command, three_models, tmp_path):
+    answer = command("compare", three_models, "--plots", tmp_path / "plots")
+    assert answer.status == 0
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        "topn-ml-100k-ndcg@10-cost.svg",
+        "topn-ml-100k-ndcg@10-intervals.svg",
+    ]
+    (tmp_path / "file").write_text("mine")
+    refused = command("compare", three_models, "--plots", tmp_path / "file")
+    assert refused.status == 1
+    assert "choose a folder that can be written to" in refused.complaint
+
+
 def test_models_of_one_task(command):
     every = {row["name"] for row in json.loads(command("models", "list", "--json").out)}
     ctr = {row["name"] for row in json.loads(command("models", "list", "--task", "ctr", "--json").out)}
@@ -293,7 +343,10 @@ def test_debug_shows_where(command):
 
 
 def test_every_command_has_help(command):
-    for words in ("run", "suite", "compare", "tune", "leaderboard build", "data fetch", "data verify", "doctor"):
+    for words in (
+        "run", "suite", "score", "compare", "tune", "leaderboard build", "data export", "data fetch", "data verify",
+        "doctor",
+    ):  # fmt: skip
         answer = command(*words.split(), "--help")
         assert answer.status == 0
         assert "Usage" in answer.out

@@ -30,7 +30,7 @@ def test_carries_cards_and_configs(wheel):
         files = [path for path in (CHECKOUT / folder).rglob("*") if path.is_file() and not path.name.startswith(".")]
         assert files
         assert {f"recbench/_data/{path.relative_to(CHECKOUT).as_posix()}" for path in files} <= names
-    assert "recbench/py.typed" in names
+    assert {"recbench/py.typed", "recbench/metrics/METRICS.md"} <= names
     assert not [name for name in names if name.startswith("tests/")]
 
 

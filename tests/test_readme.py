@@ -24,7 +24,8 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "my_model.py").write_text(blocks("python")[0], encoding="utf-8")
+    for name, text in zip(("cosine.py", "my_model.py"), blocks("python"), strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "my_log.csv").write_text(blocks("csv")[0], encoding="utf-8")
     benchmark = folder / "configs" / "benchmarks" / "topn" / "my-log.yaml"
     benchmark.parent.mkdir(parents=True)
@@ -40,13 +41,15 @@ def test_commands_run_as_written(folder):
         if command in NOT_HERE:
             continue
         words = command.split()
-        assert words[0] == "recbench", command
+        call = {"recbench": ["-m", "recbench"], "python": []}[words[0]] + words[1:]
         done = subprocess.run(
-            [sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *call], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "boards" / "index.html").is_file()
     assert (folder / "configs/tuned/topn/ml-100k/itemknn.yaml").is_file()
+    assert (folder / "plots/topn-ml-100k-ndcg@10-intervals.svg").is_file()
+    assert (folder / "results/topn/ml-100k/cosine/seed-1/result.json").is_file()
 
 
 def test_files_it_links_exist():

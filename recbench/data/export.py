@@ -68,7 +68,7 @@ def _frames(prepared: Prepared) -> dict[str, pl.DataFrame]:
             asked = frames[name].drop("label", strict=False)
             frames[name] = asked if "labels" in part else asked.select("user").unique(maintain_order=True)
         if "history_users" in part:
-            history = {column: part[f"history_{column}"] for column in ("users", "items", "times") if column in part}
+            history = {array.removeprefix("history_"): part[array] for array in part if array.startswith("history_")}
             frames[f"{name}_history"] = _pairs(history, shared)
     if "item_ids" in shared:
         frames["items"] = pl.DataFrame({"item": shared["item_ids"]})
@@ -82,8 +82,10 @@ def _pairs(part: Arrays, shared: Arrays) -> pl.DataFrame:
     import polars as pl
 
     columns = {"user": shared["user_ids"][part["users"]], "item": shared["item_ids"][part["items"]]}
-    further = {"timestamp": "times", "label": "labels"}
-    return pl.DataFrame(columns | {name: np.array(part[array]) for name, array in further.items() if array in part})
+    for name, array in {"timestamp": "times", "label": "labels"}.items():
+        if array in part:
+            columns[name] = np.array(part[array])
+    return pl.DataFrame(columns)
 
 
 def _rows(part: Arrays, prepared: Prepared) -> pl.DataFrame:

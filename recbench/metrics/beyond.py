@@ -76,13 +76,13 @@ class Catalogue:
 class Lists:
     """The lists to judge, best item first, and what some of the metrics need besides.
 
-    ``items`` (B, K) int64, -1 where a list is short; ``relevant`` (B, K) bool; ``popular`` (B, K), the lists of the
+    ``items`` (B, K) int64, -1 where a list is short; ``hits`` (B, K) bool; ``popular`` (B, K), the lists of the
     popularity recommender, which leaves out the same items for a user and orders ties in the same way; ``history``
     the users' training items, values (n,) and offsets (B + 1,).
     """
 
     items: Tensor
-    relevant: Tensor | None = None
+    hits: Tensor | None = None
     popular: Tensor | None = None
     history: tuple[Tensor, Tensor] | None = None
 
@@ -115,9 +115,9 @@ def beyond_metrics(names: Sequence[str], lists: Lists, catalogue: Catalogue) -> 
         return _given(catalogue.vectors, kind, "item vectors")
 
     def serendipity_at(k: int) -> Tensor:
-        relevant = _given(lists.relevant, "serendipity", "the marks of relevant items")
+        hits = _given(lists.hits, "serendipity", "the marks of relevant items")
         popular = _given(lists.popular, "serendipity", "the lists of the popularity recommender")
-        return serendipity(top(k), relevant[:, :k], popular[:, :k], n_items)
+        return serendipity(top(k), hits[:, :k], popular[:, :k], n_items)
 
     def miscalibration_at(k: int) -> Tensor:
         history = _given(lists.history, "miscalibration", "the users' training items")
@@ -203,14 +203,14 @@ def novelty(items: Tensor, popularity: Tensor, n_users: int) -> Tensor:
     return _mean(items, -(popularity.clamp(min=1).double() / n_users).log2())
 
 
-def serendipity(items: Tensor, relevant: Tensor, popular: Tensor, n_items: int) -> Tensor:
+def serendipity(items: Tensor, hits: Tensor, popular: Tensor, n_items: int) -> Tensor:
     """Share of the listed items that are relevant and that the popularity recommender does not list, (B,).
 
-    ``relevant`` (B, k) bool marks the relevant ones of ``items`` (B, k); ``popular`` (B, k) are the other's lists.
+    ``hits`` (B, k) bool marks the relevant ones of ``items`` (B, k); ``popular`` (B, k) are the other's lists.
     """
     users = torch.arange(len(items), device=items.device)
     keys = (users[:, None] * n_items + popular)[popular >= 0].sort().values
-    unexpected = relevant & ~found_in(items, users, keys, n_items)
+    unexpected = hits & ~found_in(items, users, keys, n_items)
     return (unexpected & (items >= 0)).double().sum(1) / _lengths(items)
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from recbench.errors import UsageError, unknown
 
+LINEARISED_SUFFIX = "~linearised"
+"""Ending of a column of values per user whose plain mean is a metric that is itself no mean over users, as ``auc``."""
+
 Direction = bool | None
 """Whether higher is better; None where the best value is neither the highest nor the lowest."""
 
@@ -121,7 +124,7 @@ def gap(name: str) -> tuple[str, str] | None:
     if not name.startswith("gap:"):
         return None
     attribute, _, metric = name.removeprefix("gap:").partition(":")
-    if not attribute or pattern(metric) not in (*LISTS, *WHOLE):
+    if not attribute or ":" in metric or pattern(metric) not in (*LISTS, *WHOLE):
         raise UsageError(f"'{name}' is no gap between groups of users; expected a form such as gap:gender:ndcg@10")
     return attribute, metric
 

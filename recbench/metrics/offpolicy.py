@@ -37,14 +37,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from recbench.errors import RecbenchError
 from recbench.metrics import debiased
-
-Z95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+from recbench.metrics.rows import Z95, columns
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Estimate:
 
 def ips_of_pairs(errors_O: Tensor, propensities_O: Tensor, n_pairs: int) -> Estimate:
     """Inverse propensity score estimate of the mean error over ``n_pairs`` pairs, from the observed ones (B,)."""
-    errors, propensities = _columns(errors=errors_O, propensities=propensities_O)
+    errors, propensities = columns(errors=errors_O, propensities=propensities_O)
     _check_propensities(propensities)
     if n_pairs < len(errors):
         raise RecbenchError(
@@ -81,7 +78,7 @@ def snips_of_pairs(errors_O: Tensor, propensities_O: Tensor) -> Estimate:
 
     Errors shifted by a constant shift the estimate by it and leave the interval's width. Biased by O(1 / B).
     """
-    errors, propensities = _columns(errors=errors_O, propensities=propensities_O)
+    errors, propensities = columns(errors=errors_O, propensities=propensities_O)
     _check_propensities(propensities)
     value = debiased.snips(errors, propensities)
     weights = 1 / propensities
@@ -97,8 +94,8 @@ def dr_of_pairs(errors_O: Tensor, imputed_O: Tensor, propensities_O: Tensor, imp
         propensities_O: (B,) their propensities.
         imputed_D: (|D|,) imputed errors of all pairs, observed or not.
     """
-    errors, imputed, propensities = _columns(errors=errors_O, imputed=imputed_O, propensities=propensities_O)
-    (everywhere,) = _columns(imputed_D=imputed_D)
+    errors, imputed, propensities = columns(errors=errors_O, imputed=imputed_O, propensities=propensities_O)
+    (everywhere,) = columns(imputed_D=imputed_D)
     _check_propensities(propensities)
     n_pairs = len(everywhere)
     if n_pairs < len(errors):
@@ -149,19 +146,6 @@ def dr_of_policy(
     return _estimate(value, _error_of_mean(everywhere + weights * (observed - guessed)), weights)
 
 
-def _columns(**columns: Tensor) -> list[Tensor]:
-    """Return the columns in float64, having made sure that they fit each other and are finite."""
-    shapes = {name: tuple(column.shape) for name, column in columns.items()}
-    first = next(iter(shapes.values()))
-    if len(first) != 1 or 0 in first or set(shapes.values()) != {first}:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise RecbenchError(f"expected columns of one length, of at least one row; found shapes {found}")
-    for name, column in columns.items():
-        if wrong := int((~torch.isfinite(column)).sum()):
-            raise RecbenchError(f"{wrong} of {len(column)} values of {name} are not finite")
-    return [column.double() for column in columns.values()]
-
-
 def _check_propensities(propensities: Tensor) -> None:
     wrong = (propensities <= 0) | (propensities > 1)
     if bool(wrong.any()):
@@ -173,7 +157,7 @@ def _check_propensities(propensities: Tensor) -> None:
 
 def _policy_rows(propensities: Tensor, targets: Tensor, **values: Tensor) -> tuple[list[Tensor], Tensor]:
     """Return the checked values and the weights, both (n,)."""
-    *columns, logged, wanted = _columns(**values, propensities=propensities, targets=targets)
+    *kept, logged, wanted = columns(**values, propensities=propensities, targets=targets)
     _check_propensities(logged)
     if wrong := int(((wanted < 0) | (wanted > 1)).sum()):
         raise RecbenchError(f"targets are probabilities from 0 to 1; {wrong} of {len(wanted)} are not")
@@ -181,7 +165,7 @@ def _policy_rows(propensities: Tensor, targets: Tensor, **values: Tensor) -> tup
         raise RecbenchError("a policy's value and its standard error need at least 2 rows, found 1")
     if not bool(wanted.any()):
         raise RecbenchError(f"the policy takes none of the {len(wanted)} logged actions; the log says nothing of it")
-    return columns, wanted / logged
+    return kept, wanted / logged
 
 
 def _poisson_error(values_O: Tensor, propensities_O: Tensor) -> Tensor:

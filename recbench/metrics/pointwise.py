@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 
 from recbench.errors import RecbenchError, UsageError, unknown
-from recbench.metrics.calibration import CALIBRATION, Rows, Runs, segment_sums
+from recbench.metrics.calibration import CALIBRATION
 from recbench.metrics.names import GROUPED, POINTWISE, pattern, share
+from recbench.metrics.rows import Rows, Runs, segment_sums
 
 LINEARISED = ("auc", "pauc.NN", "prauc", "logloss", "ne", "brier", "mse", "rmse", "mae", "pcoc", "gauc", "uauc")
 """Forms of the metrics that ``linearised`` supports; those of calibration depend on the bins, not on rows alone."""
@@ -107,22 +108,6 @@ def pointwise_metrics(
     rows = Rows(probabilities, labels)
     by_group = Rows(probabilities, labels, groups) if any(name in GROUPED for name in names) else rows
     return {name: _of_groups(name, by_group) if name in GROUPED else _of_all(name, rows) for name in names}
-
-
-def grouped_auc(scores: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """AUC of each group's rows.
-
-    Args:
-        scores: (N,) of any range.
-        labels: (N,) 0 or 1.
-        groups: (N,) integers, in any order.
-
-    Returns:
-        The group ids, ascending, (G,); the values (G,) float64, NaN for a group whose labels are all equal, for the
-        caller to leave out and count; and the number of rows of each group, (G,) int64.
-    """
-    rows = Rows(scores, labels, groups)
-    return rows.group_ids, _per_group("auc", rows), rows.sizes
 
 
 def by_group(predictions: Tensor, labels: Tensor, groups: Tensor, names: Iterable[str]) -> dict[str, Tensor]:

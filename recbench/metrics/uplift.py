@@ -28,12 +28,12 @@ rate as 0; this ends after a few rows of any real ranking. ``uplift_at`` raises 
 
 Other libraries: scikit-uplift has the same curves. Its ``qini_auc_score`` is ``qini_share``, its ``uplift_auc_score``
 auuc less its random value, over the same of a perfect ranking; its ``uplift_at_k`` with strategy ``overall`` is
-``uplift_at`` but for ties, which it cuts in the order of rows, and for s N, which it rounds down. Its ``by_group``, the
-first share s of the treated rows against that of the control rows, is not offered: the two tops end at different
-scores, and so compare different people. causalml's ``qini_score`` and ``auuc_score`` sum the same curves, divided by
-the size of their last value, with ties in the order of rows and interpolated where a group is missing.
+``uplift_at`` but for ties, which it cuts in the reverse order of rows, and for s N, which it rounds down. Its
+``by_group``, the first share s of the treated rows against that of the control rows, is not offered: the two tops end
+at different scores, and so compare different people. causalml's ``auuc_score`` (read, not run) is the mean of the
+uplift curve over its last value.
 
-All functions raise ``RecbenchError`` for no rows, unequal shapes, scores that are not finite, a treatment or outcome
+All functions raise ``RecbenchError`` for no rows, unequal shapes, values that are not finite, a treatment or outcome
 other than 0 and 1, and where nobody or everybody was treated. Any device; computed in float64.
 """
 
@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 
 from recbench.errors import RecbenchError
+from recbench.metrics.rows import columns
 
 
 class Curve(NamedTuple):
@@ -148,11 +149,7 @@ def _area(curve: Curve) -> float:
 
 
 def _check(scores: Tensor, treatment: Tensor, outcome: Tensor) -> None:
-    shapes = [tuple(column.shape) for column in (scores, treatment, outcome)]
-    if scores.dim() != 1 or not len(scores) or len(set(shapes)) > 1:
-        raise RecbenchError(f"expected scores, treatment and outcome of one length above 0; found shapes {shapes}")
-    if wrong := int((~torch.isfinite(scores)).sum()):
-        raise RecbenchError(f"{wrong} of {len(scores)} scores are not finite")
+    columns(scores=scores, treatment=treatment, outcome=outcome)
     for name, column in {"treatment": treatment, "outcome": outcome}.items():
         if wrong := int(((column != 0) & (column != 1)).sum()):
             raise RecbenchError(f"{name} is 0 or 1 in every row; {wrong} of {len(column)} rows have something else")

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from recbench.metrics.names import higher_is_better
 from recbench.reporting.statistics.benchmarks import average_ranks, borda, win_rates
 from recbench.reporting.statistics.families import letters
+from recbench.reporting.statistics.summary import Values
 
 Score = tuple[str, str, dict[str, float]]
 """A benchmark, its metric, and the mean of each model by label."""
@@ -76,8 +77,8 @@ def across_benchmarks(scores: Sequence[Score]) -> list[Across]:
 
 
 def _linked(
-    scores: Sequence[Score], labels: Sequence[str], table: NDArray[np.float64]
-) -> Iterator[tuple[list[Score], list[str], NDArray[np.float64]]]:
+    scores: Sequence[Score], labels: Sequence[str], table: Values
+) -> Iterator[tuple[list[Score], list[str], Values]]:
     """Yield the parts of the (benchmarks, models) table that have no model in common with each other."""
     has = np.isfinite(table).astype(int)
     count, member = connected_components(has @ has.T)
@@ -92,9 +93,7 @@ def _linked(
             )
 
 
-def _across(
-    scores: Sequence[Score], labels: Sequence[str], table: NDArray[np.float64], warnings: Sequence[str]
-) -> Across:
+def _across(scores: Sequence[Score], labels: Sequence[str], table: Values, warnings: Sequence[str]) -> Across:
     names = [name for name, _, _ in scores]
     higher = np.array([higher_is_better(metric) for _, metric, _ in scores])
     rates, duels = win_rates(table, higher)

@@ -26,7 +26,6 @@ from recbench.running.result import (
     MetricsRecord,
     ProtocolRecord,
     ReferenceRecord,
-    Result,
     write_atomic,
 )
 
@@ -178,7 +177,7 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
     metrics = BoardMetrics(
         valid=_metrics(entry, lambda parts: parts.valid), test=_metrics(entry, lambda parts: parts.test)
     )
-    leaks = [finding for run in entry.runs for finding in _severe(run.result)]
+    leaks = [finding.message for run in entry.runs for finding in run.severe]
     status, reason = ("unverified", f"leakage: {leaks[0]}") if leaks else _status(entry, failures, metrics)
     return BoardRecord(
         task=first.result.task,
@@ -191,7 +190,7 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
         seeds=[run.result.seed for run in entry.runs],
         metrics=metrics,
         timing=_timing(entry),
-        memory=_memory(entry),
+        memory=entry.memory,
         budget=first.result.budget,
         environment=first.result.environment,
         status=status,
@@ -242,16 +241,6 @@ def _metrics(entry: Entry, part: Callable[[MetricsRecord], dict[str, float]]) ->
     return found
 
 
-def _memory(entry: Entry) -> MemoryRecord | None:
-    memories = [run.memory for run in entry.runs if run.memory is not None]
-    if not memories:
-        return None
-    device = [memory.peak_device_mb for memory in memories if memory.peak_device_mb is not None]
-    return MemoryRecord(
-        peak_rss_mb=max(memory.peak_rss_mb for memory in memories), peak_device_mb=max(device, default=None)
-    )
-
-
 def _timing(entry: Entry) -> BoardTiming | None:
     timings = [run.timing for run in entry.runs if run.timing is not None]
     if not timings:
@@ -271,11 +260,6 @@ def _timing(entry: Entry) -> BoardTiming | None:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _severe(result: Result) -> list[str]:
-    findings = result.leakage.findings if result.leakage else []
-    return [finding.message for finding in findings if finding.severe]
 
 
 def _status(entry: Entry, failures: Sequence[Failure], metrics: BoardMetrics) -> tuple[Status, str | None]:

@@ -85,7 +85,7 @@ def compare(
 
     ``baseline`` names a model, or one of its configurations by its label. ``within_seeds`` adds the tests within seeds,
     which take longer than all the rest. Raises UsageError for a metric that no result has or that cannot order models,
-    and for a baseline that is not there or not unique.
+    and for a baseline that is not there or not unique; RecbenchError for values per user that cannot be used.
     """
     groups = group_results(directories)
     entries = [entry for group in groups for entry in group.entries]
@@ -134,8 +134,7 @@ def _table(group: Group, metric: str | None, baseline: str | None, within_seeds:
 def _row(entry: Entry, metric: str, rank: int, rank_interval: tuple[int, int], group: str) -> Row:
     values = entry.values(metric)
     timings = [run.timing for run in entry.runs if run.timing is not None]
-    memories = [run.memory for run in entry.runs if run.memory is not None]
-    device = [memory.peak_device_mb for memory in memories if memory.peak_device_mb is not None]
+    memory = entry.memory
     return Row(
         label=entry.label,
         model=entry.model.name,
@@ -149,8 +148,8 @@ def _row(entry: Entry, metric: str, rank: int, rank_interval: tuple[int, int], g
         parameters=entry.model.parameters if timings else None,
         fit_s=_mean([timing.fit_s for timing in timings]) if timings else None,
         evaluate_s=_mean([timing.evaluate_s for timing in timings]) if timings else None,
-        peak_rss_mb=max((memory.peak_rss_mb for memory in memories), default=None),
-        peak_device_mb=max(device, default=None),
+        peak_rss_mb=memory.peak_rss_mb if memory else None,
+        peak_device_mb=memory.peak_device_mb if memory else None,
         trials=max(run.result.budget.trials for run in entry.runs),
     )
 
@@ -161,9 +160,7 @@ def _leaks(entries: Sequence[Entry]) -> list[str]:
         f"{entry.label}: {finding.check}: {finding.message}"
         for entry in entries
         for run in entry.runs
-        if run.result.leakage is not None
-        for finding in run.result.leakage.findings
-        if finding.severe
+        for finding in run.severe
     ]
     return list(dict.fromkeys(found))
 

@@ -27,7 +27,8 @@ def print_run(result: Result, directory: Path, before: Result | None = None) -> 
     if before is not None and before.metrics is not None:
         old = before.metrics.test
         columns["recorded"] = [
-            "equal" if old.get(name) == value else f"{old[name]:.6f}" for name, value in test.items()
+            "-" if name not in old else "equal" if old[name] == value else f"{old[name]:.6f}"
+            for name, value in test.items()
         ]
     title = f"{result.benchmark}  {result.model.name}  seed {result.seed}"
     print_table(title, list(columns), list(zip(*columns.values(), strict=True)))
@@ -46,7 +47,7 @@ def _noticed(result: Result) -> Iterator[str]:
     """Yield a sentence for each thing about the evaluation that a reader of its numbers should know."""
     found = result.diagnostics
     if tie_rate := found.get("tie_rate", 0):
-        yield f"ties: equal scores among the best items of {tie_rate:.1%} of the users, ordered at random"
+        yield f"ties: {tie_rate:.1%} of the users have equal scores among their best items"
     if (share := found.get("users_with_list", 1)) < 1:
         yield f"coverage: {share:.1%} of the test users have a list, the others count as missed"
     if short := found.get("short_lists", 0):

@@ -11,6 +11,7 @@ from typing import Any
 
 from recbench.errors import RecbenchError
 from recbench.running.result import (
+    FindingRecord,
     MemoryRecord,
     MetricsRecord,
     ModelRecord,
@@ -36,6 +37,11 @@ class Run:
     timing: TimingRecord | None
     memory: MemoryRecord | None
 
+    @property
+    def severe(self) -> list[FindingRecord]:
+        """What the leakage checks found that puts the metrics in doubt."""
+        return [finding for finding in self.result.leakage.findings if finding.severe] if self.result.leakage else []
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -48,6 +54,17 @@ class Entry:
     def model(self) -> ModelRecord:
         """The model, the same in all runs."""
         return self.runs[0].model
+
+    @property
+    def memory(self) -> MemoryRecord | None:
+        """The peak over all runs; None where it is not known."""
+        memories = [run.memory for run in self.runs if run.memory is not None]
+        device = [memory.peak_device_mb for memory in memories if memory.peak_device_mb is not None]
+        if not memories:
+            return None
+        return MemoryRecord(
+            peak_rss_mb=max(memory.peak_rss_mb for memory in memories), peak_device_mb=max(device, default=None)
+        )
 
     def values(self, metric: str) -> dict[int, float]:
         """Return the test values of ``metric`` by seed."""

@@ -15,7 +15,8 @@ from recbench.metrics.names import higher_is_better
 from recbench.running.result import write_atomic
 
 if TYPE_CHECKING:
-    from recbench.reporting.boards import BoardRecord
+    from recbench.reporting.boards import BoardMetric, BoardRecord
+    from recbench.reporting.statistics.summary import Summary
 
 SHOWN = 3
 """Metrics shown beside the primary one before the reader asks for all."""
@@ -56,6 +57,21 @@ def interval(ci95: tuple[float, float] | None, signed: bool = False) -> str:
     """Write the two ends of an interval."""
     sign = "+" if signed else ""
     return "-" if ci95 is None else f"{ci95[0]:{sign}.4f} to {ci95[1]:{sign}.4f}"
+
+
+def shown_range(found: Sequence[Summary | BoardMetric], reach: float = 2.0) -> tuple[float, float]:
+    """Return the values that a drawing of intervals spans, for models best first.
+
+    They are those of the better two thirds of the models, and of all up to ``reach`` times as far from the best: a
+    random baseline far below must not squeeze the intervals of the others to points.
+    """
+    if not found:
+        return 0.0, 1.0
+    best, middle = found[0].mean, found[(2 * len(found) - 1) // 3].mean
+    near = [value for value in found if abs(value.mean - best) <= reach * abs(middle - best)]
+    ends = [end for value in near for end in value.ci95 or (value.mean,)]
+    margin = (max(ends) - min(ends)) * 0.04 or abs(best) * 0.01 or 0.01
+    return min(ends) - margin, max(ends) + margin
 
 
 def write_page(records: Sequence[BoardRecord], path: Path, title: str = "recbench leaderboards") -> Path:
@@ -183,7 +199,7 @@ def _anchor(name: str) -> str:
 
 def _section(name: str, rows: Sequence[BoardRecord]) -> str:
     primary, others = _metric_names(rows)
-    low, high = _range(rows, primary)
+    low, high = shown_range([row.metrics.test[primary] for row in rows if primary in row.metrics.test])
     more = [" more" if index >= SHOWN else "" for index in range(len(others))]
     heads = [
         _head("model", "text"),
@@ -247,22 +263,6 @@ def _references(rows: Sequence[BoardRecord]) -> str:
         '<details><summary>Published numbers (not ranked)</summary><div class="scroll">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></details>"
     )
-
-
-def _range(rows: Sequence[BoardRecord], metric: str) -> tuple[float, float]:
-    """Return the values the bars span: the better two thirds of the models, and all up to twice as far from the best.
-
-    A random baseline far below must not squeeze the intervals of the others to points. ``rows`` are best first.
-    """
-    found = [row.metrics.test[metric] for row in rows if metric in row.metrics.test]
-    if not found:
-        return 0.0, 1.0
-    best, middle = found[0].mean, found[(2 * len(found) - 1) // 3].mean
-    near = [value for value in found if abs(value.mean - best) <= 2 * abs(middle - best)]
-    low = min(value.ci95[0] if value.ci95 else value.mean for value in near)
-    high = max(value.ci95[1] if value.ci95 else value.mean for value in near)
-    margin = (high - low) * 0.04 or abs(best) * 0.01 or 0.01
-    return low - margin, high + margin
 
 
 def _bar(row: BoardRecord, metric: str, low: float, high: float) -> str:

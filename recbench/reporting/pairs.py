@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recbench.data.readers.block import require
+from recbench.data.readers.columnar import read_columns
+from recbench.errors import RecbenchError
+from recbench.metrics.names import LINEARISED_SUFFIX
 from recbench.reporting.entries import Entry, Run
 from recbench.reporting.statistics.families import holm_pairs, letters, rank_intervals
 from recbench.reporting.statistics.hierarchical import Sample, hierarchical
 from recbench.reporting.statistics.paired import matched_effect, paired, superiority
-from recbench.reporting.statistics.summary import ALPHA
+from recbench.reporting.statistics.summary import ALPHA, Values
 from recbench.running.result import PER_USER
-
-Values = NDArray[np.float64]
-
-LINEARISED = "~linearised"
-"""Mark of a per-user column whose plain mean is a metric that is itself no mean over users (AUC, for instance)."""
 
 AGREEMENT = 1e-6
 """Relative difference up to which per-user values and the recorded metric are the same."""
@@ -97,29 +95,23 @@ def per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None]
     """Return each entry's values of shape (seeds, users), None where they are not to be had, and warnings.
 
     Columns are the same users for all entries; NaN marks a user that a run has no value for. Missing values are worth a
-    warning only where other entries have them; for some metrics nobody has.
+    warning only where other entries have them; for some metrics nobody has. Raises RecbenchError for a file that is not
+    Parquet, has no column ``user`` or a user twice, or no numbers as values.
     """
     frames: list[pl.DataFrame] = []
     found: list[list[str]] = []
     missing: list[str] = []
     doubtful: list[str] = []
     for index, entry in enumerate(entries):
-        columns = [(run, _column(run, metric)) for run in entry.runs]
-        parts = [
-            pl.read_parquet(run.directory / PER_USER, columns=["user", column]).select(
-                pl.col("user").cast(pl.String), value=pl.col(column).cast(pl.Float64), run=pl.lit(f"{index} {k}")
-            )
-            for k, (run, column) in enumerate(columns)
-            if column is not None
-        ]
+        parts = [part for run in entry.runs if (part := _values(run, metric)) is not None]
         found.append([])
-        if len(parts) < len(columns):
+        if len(parts) < len(entry.runs):
             missing.append(entry.label)
-        elif not all(_agrees(part, run, metric) for part, (run, _) in zip(parts, columns, strict=True)):
+        elif not all(_agrees(part, run, metric) for part, run in zip(parts, entry.runs, strict=True)):
             doubtful.append(entry.label)
         else:
-            frames += parts
-            found[-1] = [part["run"][0] for part in parts]
+            found[-1] = [f"{index} {k}" for k in range(len(parts))]
+            frames += [part.with_columns(run=pl.lit(name)) for part, name in zip(parts, found[-1], strict=True)]
     over_seeds = "so these are compared over seeds only"
     warnings = []
     if doubtful:
@@ -132,11 +124,26 @@ def per_user(entries: Sequence[Entry], metric: str) -> tuple[list[Values | None]
     return [wide.select(runs).to_numpy().T if runs else None for runs in found], warnings
 
 
-def _column(run: Run, metric: str) -> str | None:
-    """Return the column of a run's per-user values whose mean is the metric; None where there is none."""
+def _values(run: Run, metric: str) -> pl.DataFrame | None:
+    """Return the columns ``user`` and ``value``, whose mean is the metric; None where a run has no such values."""
     file = run.directory / PER_USER
-    schema = pl.read_parquet_schema(file) if file.is_file() else {}
-    return next((name for name in (metric + LINEARISED, metric) if name in schema), None)
+    if not file.is_file():
+        return None
+    columns = (metric + LINEARISED_SUFFIX, metric)
+    frame = read_columns(file, ("user", *columns))
+    require(file, ["user"], frame.columns)
+    column = next((name for name in columns if name in frame.columns), None)
+    if column is None:
+        return None
+    if not frame.schema[column].is_numeric():
+        raise RecbenchError(f"{file}: column '{column}' is of type {frame.schema[column]}, expected numbers")
+    values = frame.select(pl.col("user").cast(pl.String), value=pl.col(column).cast(pl.Float64))
+    repeated = values.filter(pl.col("user").is_duplicated())["user"]
+    if len(repeated):
+        raise RecbenchError(
+            f"{file}: user '{repeated[0]}' has more rows than one; delete the directory and run it again"
+        )
+    return values
 
 
 def _agrees(values: pl.DataFrame, run: Run, metric: str) -> bool:

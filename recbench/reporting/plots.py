@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 from recbench.metrics.names import higher_is_better
 from recbench.reporting.across import Across
 from recbench.reporting.compare import Comparison, Row, Table
+from recbench.reporting.page import shown_range
+from recbench.reporting.statistics.summary import Values
 from recbench.running.result import write_atomic
-
-Values = NDArray[np.float64]
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
 
 QUICKEST = 0.01
 """Seconds; a fit below this is drawn there, for the timer says little about it and a logarithm has no zero."""
 
-TURNS = (0.25, -0.25, 0.75, -0.75, 0, 1, 0.5, -0.5, 0.12, -0.12, 0.88, -0.88, 0.06, 0.94)
+REACH = 4.0
+"""A model is drawn out of range from this many times as far from the best as the last of the better two thirds."""
+
+TURNS = (0.25, -0.25, 0.75, -0.75, 0, 1, 0.5, -0.5, 0.12, -0.12, 0.88, -0.88, 0.06, 0.94, 0.38, -0.38, 0.62, -0.62)
 PLACES = np.array(
     [
         (distance * math.cos(math.pi * turn), distance * math.sin(math.pi * turn))
@@ -45,8 +48,9 @@ PLACES = np.array(
 def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """Draw all plots that the comparison has data for and return their files; ``folder`` is made.
 
-    Each table has its intervals, and quality against seconds of fitting where these are known; each set of benchmarks
-    with average ranks has its critical-difference diagram. Raises RecbenchError where a file cannot be written.
+    Each table has its intervals, and quality against seconds of fitting where two models have them; each set of
+    benchmarks with average ranks has its critical-difference diagram. Raises RecbenchError where a file cannot be
+    written.
     """
     written = []
     for name, figure in _figures(comparison):
@@ -67,7 +71,7 @@ def _figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
         split = f" {(table.split_sha256 or '')[:8]}" if names.count(table.benchmark) > 1 else ""
         stem = _stem(f"{table.benchmark}{split} {table.metric}")
         yield f"{stem}-intervals", intervals(table)
-        if any(row.fit_s is not None for row in table.rows):
+        if sum(row.fit_s is not None for row in table.rows) > 1:
             yield f"{stem}-cost", quality_against_cost(table)
     ranked = [across for across in comparison.across if across.critical_difference is not None]
     for number, across in enumerate(ranked, start=1):
@@ -81,7 +85,7 @@ def _stem(name: str) -> str:
 def intervals(table: Table) -> Figure:
     """Draw each model's mean with its 95 % interval over seeds, best first, and the letters of its group."""
     rows = table.rows
-    low, high = _range(rows)
+    low, high = shown_range([row.summary for row in rows], REACH)
     figure = Figure(figsize=(7.2, 1.3 + 0.28 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     _style(axes, table)
@@ -111,10 +115,10 @@ def quality_against_cost(table: Table) -> Figure:
     rows = [row for row in table.rows if row.fit_s is not None]
     x = np.array([max(row.fit_s or 0.0, QUICKEST) for row in rows])
     y = np.array([row.summary.mean for row in rows])
-    (low, high), right = _range(rows), x.max() * 2.5
+    (low, high), right = shown_range([row.summary for row in rows], REACH), x.max() * 2.5
     front = pareto_front(x, y if higher_is_better(table.metric or "") else -y).tolist()
     figure = Figure(figsize=(7.2, 4.8))
-    figure.subplots_adjust(left=0.12, right=0.97, top=0.92, bottom=0.12)
+    figure.subplots_adjust(left=0.14, right=0.97, top=0.92, bottom=0.12)
     axes = figure.add_subplot(xscale="log", xlim=(x.min() / 2, right), ylim=(low, high))
     _style(axes, table)
     axes.set(xlabel="seconds to fit (mean over seeds, log scale)", ylabel=_quality(table))
@@ -196,18 +200,6 @@ def critical_difference_diagram(across: Across) -> Figure:
     return figure
 
 
-def _range(rows: Sequence[Row]) -> tuple[float, float]:
-    """Return the values to show: the better two thirds of the models, and all up to four times as far from the best.
-
-    A random baseline far below must not squeeze the intervals of the others to points. ``rows`` are best first.
-    """
-    best, middle = rows[0].summary.mean, rows[(2 * len(rows) - 1) // 3].summary.mean
-    near = [row.summary for row in rows if abs(row.summary.mean - best) <= 4 * abs(middle - best)]
-    ends = [end for summary in near for end in summary.ci95 or (summary.mean,)]
-    margin = (max(ends) - min(ends)) * 0.06 or abs(best) * 0.01 or 0.01
-    return min(ends) - margin, max(ends) + margin
-
-
 def _mark(row: Row) -> tuple[str, str, str]:
     """Return marker, its filling, and what it means."""
     if row.deterministic:
@@ -247,7 +239,9 @@ def _place_labels(axes: Axes, labels: Sequence[str], points: Values, lines: Sequ
     direction = np.sign(np.where(beside, offsets * (1, 0), offsets * (0, 1)))
     frame = axes.get_window_extent()
     for i, (label, point, pixel) in enumerate(zip(labels, points, pixels, strict=True)):
-        text = axes.annotate(label, point, color="black" if i < strong else GREY, fontsize=9, va="center")
+        # Where no place is free, it can be read on a line too.
+        ground = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
+        text = axes.annotate(label, point, color="black" if i < strong else GREY, fontsize=9, va="center", bbox=ground)
         size = np.array(text.get_window_extent().size)
         corner = pixel + offsets + size * (direction - 1) / 2
         boxes = np.concatenate([corner - 2, corner + size + 2], axis=1)  # not even close by

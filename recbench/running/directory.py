@@ -1,4 +1,4 @@
-"""A result directory while work in it goes on: held against other processes, with a log of its own."""
+"""A result directory before work in it and while it goes on: what is finished there, a lock, and a log of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recbench.errors import RecbenchError
+from recbench.running.result import RECORD, Result, read_result
 
 log = logging.getLogger("recbench")
+
+
+def finished_result(directory: Path) -> Result | None:
+    """Return the finished result in a directory, or None; a failed run may be run again in its place."""
+    result = read_result(directory) if (directory / RECORD).is_file() else None
+    return result if result is not None and result.status == "finished" else None
 
 
 @contextlib.contextmanager

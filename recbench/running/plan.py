@@ -15,7 +15,8 @@ import yaml
 from recbench.data.cards import Card, load_card
 from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.models.registry import load_model, model_names
-from recbench.running.result import RECORD, SCORED, BudgetRecord, Result, read_result, result_dir
+from recbench.running.directory import finished_result
+from recbench.running.result import SCORED, BudgetRecord, Result, read_result, result_dir
 from recbench.running.settings import Settings
 from recbench.running.tuned import find_tuned
 from recbench.tasks.base import Benchmark, load_benchmark
@@ -60,10 +61,8 @@ class Plan:
         A finished result of another plan in its place is never overwritten: UsageError.
         """
         directory = self.directory(out)
-        result = read_result(directory) if (directory / RECORD).is_file() else None
-        if result is None or result.status != "finished":
-            return None
-        if result.diagnostics.get("identity") == self.identity():
+        result = finished_result(directory)
+        if result is None or result.diagnostics.get("identity") == self.identity():
             return result
         now = self.config.model_dump(mode="json")
         differing = [

@@ -256,8 +256,6 @@ def record_evaluation(
     result.metrics = MetricsRecord(valid=valid, test=evaluation.metrics)
     result.diagnostics |= evaluation.diagnostics
     result.leakage = LeakageRecord.model_validate(asdict(leakage))
-    if unmeasured := [name for name in valid if name not in evaluation.metrics]:
-        log.warning("not defined for any user of the test part, and left out: %s", ", ".join(unmeasured))
     tables = evaluation.tables()
     for name, table in {PREDICTIONS: tables.predictions, PER_USER: tables.per_user}.items():
         table.write_parquet(directory / name)

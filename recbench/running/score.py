@@ -7,24 +7,22 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from recbench.data.cards import load_card
+from recbench.data.readers.columnar import read_columns
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.registry import model_names
-from recbench.running.directory import logged, occupied
+from recbench.running.directory import finished_result, logged, occupied
 from recbench.running.result import (
     LOG,
-    RECORD,
     SCORED,
     DatasetRecord,
     EnvironmentRecord,
     ModelRecord,
     ProtocolRecord,
     Result,
-    read_result,
     result_dir,
     write_result,
 )
@@ -32,9 +30,6 @@ from recbench.running.run import record_evaluation
 from recbench.tasks.base import Benchmark, Development, SealedTest, load_benchmark
 from recbench.tasks.registry import TASKS
 from recbench.tracking.environment import capture
-
-if TYPE_CHECKING:
-    import polars as pl
 
 log = logging.getLogger("recbench")
 
@@ -74,10 +69,15 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
     data_sha256 = definition.protocol.raw_sha256(card)
     identity = _identity(definition, data_sha256, name, sha256, seed)
     directory = result_dir(out, benchmark, name, seed)
-    finished = _finished(directory, identity)
-    if finished is not None:
+    finished = finished_result(directory)
+    if finished is not None and finished.diagnostics.get("identity") == identity:
         return finished, directory
-    frame = _read(file)
+    if finished is not None:
+        raise UsageError(
+            f"{directory} holds a finished result of another file, run or definition of the benchmark; give another "
+            "--name, --seed or --out, or delete it"
+        )
+    frame = read_columns(file, COLUMNS)
     prepared = definition.protocol.prepare(card)
     with occupied(directory), logged(directory / LOG):
         log.info("%s %s seed %d: predictions of %s, sha256 %s", benchmark, name, seed, file.name, sha256)
@@ -88,7 +88,8 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
         except RecbenchError as error:
             log.error("failed: %s: %s", file, error)
             raise type(error)(f"{file}: {error}") from error
-        unmeasured = [metric for metric in definition.metrics if metric not in evaluation.metrics]
+        told = {*evaluation.metrics, *evaluation.diagnostics.get("undefined", {})}
+        unmeasured = [metric for metric in definition.metrics if metric not in told]
         if unmeasured:
             log.warning("a prediction file does not tell %s; left out", ", ".join(unmeasured))
         result = Result(
@@ -130,34 +131,6 @@ def _identity(benchmark: Benchmark, data_sha256: str, name: str, sha256: str, se
     """Return a digest of what decides the result."""
     content = [benchmark.model_dump(mode="json"), data_sha256, name, sha256, seed]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _finished(directory: Path, identity: str) -> Result | None:
-    result = read_result(directory) if (directory / RECORD).is_file() else None
-    if result is None or result.status != "finished":
-        return None
-    if result.diagnostics.get("identity") != identity:
-        raise UsageError(
-            f"{directory} holds a finished result of another file, run or definition of the benchmark; give another "
-            "--name, --seed or --out, or delete it"
-        )
-    return result
-
-
-def _read(file: Path) -> pl.DataFrame:
-    import polars as pl
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        # Arrow's parser, for the one of polars ends the process at some damaged files.
-        with ParquetFile(file) as parquet:
-            table = parquet.read(columns=[name for name in parquet.schema_arrow.names if name in COLUMNS])
-        table.validate(full=True)
-        return pl.DataFrame(table)
-    except (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).partition("\n")[0]
-        raise RecbenchError(f"{file}: cannot be read as Parquet ({reason}); expected a prediction file") from error
 
 
 def _sha256(file: Path) -> str:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from recbench.data.protocols import AnyProtocol
+from recbench.data.protocols.labelled import Labelled
 from recbench.data.store import Arrays, Prepared, read_vocabulary
 from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.metrics import names, pointwise
@@ -58,15 +59,22 @@ class Benchmark(BaseModel):
     @model_validator(mode="after")
     def _can_be_measured(self) -> Benchmark:
         if self.primary_metric not in self.metrics:
-            raise ValueError(f"primary_metric '{self.primary_metric}' is not among metrics {list(self.metrics)}")
+            raise UsageError(f"primary_metric '{self.primary_metric}' is not among metrics {list(self.metrics)}")
         names.validate(self.metrics, self.task)
         names.higher_is_better(self.primary_metric)
+        if ACTIVITY in self.user_groups:
+            raise UsageError(
+                f"user_groups: '{ACTIVITY}' is the name of the groups by number of training items; choose another"
+            )
+        ungrouped = isinstance(self.protocol, Labelled) and self.protocol.group is None
         for metric in self.metrics:
+            if ungrouped and metric in names.GROUPED:
+                raise UsageError(f"metric '{metric}' needs groups of rows, and the protocol has group: null")
             if (of := names.gap(metric)) is not None and of[0] not in (*self.user_groups, ACTIVITY):
                 known = ", ".join([*self.user_groups, ACTIVITY])
-                raise ValueError(f"metric '{metric}' needs groups of users by '{of[0]}', there are: {known}")
+                raise UsageError(f"metric '{metric}' needs groups of users by '{of[0]}', there are: {known}")
             if names.pattern(metric) in {"ild@k", "miscalibration@k"} and self.item_features is None:
-                raise ValueError(f"metric '{metric}' needs item_features, a table and column as in items.genres")
+                raise UsageError(f"metric '{metric}' needs item_features, a table and column as in items.genres")
         return self
 
 
@@ -98,8 +106,10 @@ def read_config(path: Path, make: Callable[[dict[str, Any]], ConfigT]) -> Config
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise UsageError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
+            raise UsageError(f"expected a mapping of keys, found {type(content).__name__}")
         return make(content)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -221,8 +231,7 @@ class Task(ABC, Generic[DataT, ModelT]):
             name
             for name in self.benchmark.metrics
             if name == self.benchmark.primary_metric
-            or any(name in family for family in (names.POINTWISE, names.RANK))
-            or (names.pattern(name) in names.LISTS and names.gap(name) is None)
+            or (names.pattern(name) in (*names.POINTWISE, *names.RANK, *names.LISTS) and names.gap(name) is None)
         ]
         return self.evaluate(model, self._valid, metrics=watched).metrics
 
@@ -251,6 +260,14 @@ def finite(values: Tensor, expected: int, method: str) -> Tensor:
     return values.double()
 
 
+def without_both_classes(metrics: Sequence[str], labels: Tensor, groups: Tensor) -> dict[str, int]:
+    """Return how many groups gauc and uauc leave out, whose labels are of one class; only those that leave out any."""
+    sizes = groups.bincount()
+    positives = groups[labels > 0].bincount(minlength=len(sizes))
+    left_out = int(((sizes > 0) & ((positives == 0) | (positives == sizes))).sum())
+    return {name: left_out for name in metrics if name in names.GROUPED and left_out}
+
+
 def per_group(
     metrics: Sequence[str], predictions: Tensor, labels: Tensor, groups: Tensor, group_ids: NDArray[np.str_]
 ) -> pl.DataFrame:
@@ -274,6 +291,6 @@ def per_group(
     del columns["positives"]
     for name in metrics:
         if names.pattern(name) in pointwise.LINEARISED:
-            columns[f"{name}~linearised"] = pointwise.linearised(predictions, labels, groups, name)[1]
+            columns[name + names.LINEARISED_SUFFIX] = pointwise.linearised(predictions, labels, groups, name)[1]
     values = {name: column.cpu().numpy() for name, column in columns.items()}
     return pl.DataFrame({"user": group_ids[numbers.cpu().numpy()], **values})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -17,13 +18,15 @@ from recbench.data.store import Arrays
 from recbench.errors import RecbenchError
 from recbench.metrics import beyond, names, ranking, topk
 from recbench.tasks import attributes, predictions
-from recbench.tasks.base import ACTIVITY, Evaluation, Tables, Task
+from recbench.tasks.base import ACTIVITY, Benchmark, Development, Evaluation, Tables, Task
 from recbench.tasks.batches import Ragged, blocks, to_device
 from recbench.tasks.interactions import TopNData, UserBatch
 from recbench.tasks.linting import Report, lint_pairs, lint_times, promised_order
 
 if TYPE_CHECKING:
     import polars as pl
+
+log = logging.getLogger("recbench")
 
 SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 """Scores held at once during an evaluation, whatever the number of users and items.
@@ -90,6 +93,18 @@ DataT = TypeVar("DataT", bound=TopNData)
 class RankingTask(Task[DataT, Ranker], Generic[DataT]):
     """Full ranking of the unseen items of every user with test items."""
 
+    def __init__(self, benchmark: Benchmark, development: Development, device: torch.device) -> None:
+        super().__init__(benchmark, development, device)
+        # Read before training, so that a column that is not there fails a run at its start.
+        users, items = self._shared["user_ids"], self._shared["item_ids"]
+        self._groups = {
+            attribute: attributes.user_groups(benchmark.dataset, column, users).to(device)
+            for attribute, column in benchmark.user_groups.items()
+        }
+        column = benchmark.item_features
+        vectors = None if column is None else attributes.item_vectors(benchmark.dataset, column, items)
+        self._item_vectors = None if vectors is None else vectors.to(device)
+
     def evaluate(
         self, model: Ranker, part: Arrays, *, seen: Arrays | None = None, metrics: Sequence[str] | None = None
     ) -> Evaluation:
@@ -150,7 +165,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         truth = self._truth(part)
         hits = topk.hits(lists.items, lists.users, truth.keys, self.data.n_items)
         measured = [name for name in metrics if self._is_measurable(name, lists, truth)]
-        wanted = {of[1] if (of := names.gap(name)) else name for name in measured}
+        wanted = list(dict.fromkeys(of[1] if (of := names.gap(name)) else name for name in measured))
         values: dict[str, Tensor] = {}
         if lists.auc is not None:
             values["uauc"] = lists.auc
@@ -163,15 +178,21 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
                 values[name] = value
             else:
                 overall[name] = value
+        scored_from = self._rows(part, "history_") if self.data.fold_in else self.data.history
+        undefined: dict[str, int] = {}
         for name in measured:
             if (of := names.gap(name)) is not None:
-                overall[name] = beyond.group_gap(values[of[1]], self._groups(of[0])[truth.users]).gap
+                groups = self._activity(truth, scored_from) if of[0] == ACTIVITY else self._groups[of[0]][truth.users]
+                overall[name] = beyond.group_gap(values[of[1]], groups).gap
+                if n_unknown := int((groups < 0).sum()):
+                    undefined[name] = n_unknown
         overall |= {name: float(value.nanmean()) for name, value in values.items()}
-        scored_from = self._rows(part, "history_") if self.data.fold_in else self.data.history
-        undefined = {name: n for name, value in values.items() if (n := int(value.isnan().sum()))}
+        undefined |= {name: n for name, value in values.items() if (n := int(value.isnan().sum()))}
         nowhere = [name for name in measured if math.isnan(overall[name])]
         if self.benchmark.primary_metric in nowhere:
             raise RecbenchError(f"{self.benchmark.primary_metric} is not defined for any of {len(truth.users)} users")
+        if nowhere:
+            log.warning("not defined for any of %d users, and left out: %s", len(truth.users), ", ".join(nowhere))
         measured = [name for name in measured if name not in nowhere]
 
         def tables() -> Tables:
@@ -260,20 +281,14 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         pairs = torch.unique(self.data.users * self.data.n_items + self.data.items)
         return torch.bincount(pairs % self.data.n_items, minlength=self.data.n_items)
 
-    @cached_property
-    def _item_vectors(self) -> Tensor | None:
-        column = self.benchmark.item_features
-        if column is None:
-            return None
-        return attributes.item_vectors(self.benchmark.dataset, column, self._shared["item_ids"]).to(self.device)
+    def _activity(self, truth: Truth, history: Ragged) -> Tensor:
+        """Return the judged users' quartiles by the number of items they are scored from, (U,).
 
-    @cache  # noqa: B019  a task lives as long as its run
-    def _groups(self, attribute: str) -> Tensor:
-        """Return each user's group by an attribute, (U,)."""
-        if attribute == ACTIVITY:
-            return attributes.activity(self.data.history.lengths)
-        column = self.benchmark.user_groups[attribute]
-        return attributes.user_groups(self.benchmark.dataset, column, self._shared["user_ids"]).to(self.device)
+        Quartiles are of all users; of those who are judged, where only their history is shown.
+        """
+        if self.data.fold_in:
+            return attributes.activity(history.lengths[truth.users])
+        return attributes.activity(history.lengths)[truth.users]
 
     def _rows(self, part: Arrays, prefix: str = "") -> Ragged:
         """Return a part's items as one ragged row a user; empty rows where the part has none of that kind."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from recbench.data.store import Arrays
+from recbench.errors import RecbenchError
 from recbench.metrics import names, pointwise, ranking
 from recbench.tasks import predictions
-from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group
+from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group, without_both_classes
 from recbench.tasks.batches import blocks, to_device
 from recbench.tasks.linting import Report, lint_pairs
 
@@ -172,6 +173,10 @@ class RatingTask(Task[RatingData, Predictor]):
         values = pointwise.pointwise_metrics(scores, labels, others, groups=users)
         length = max((names.parse(name)[1] for name in in_lists), default=1)
         lists = ranking.grouped_lists(scores, labels, users, items, length)
+        if in_lists and not bool(lists.n_relevant.any()):
+            raise RecbenchError(
+                f"{in_lists[0]} is not defined: none of the {len(lists.groups)} users has a positive row in the part"
+            )
         of_user = ranking.ranking_metrics(lists.gains, lists.n_relevant, in_lists)
         values |= {name: float(of_each.nanmean()) for name, of_each in of_user.items()}
 
@@ -197,6 +202,7 @@ class RatingTask(Task[RatingData, Predictor]):
             diagnostics={
                 "tie_rate": float(lists.tied.double().mean()),
                 "users_without_truth": int((lists.n_relevant == 0).sum()),
+                "undefined": without_both_classes(measured, labels, users),
             },
         )
 

@@ -140,7 +140,7 @@ def rows(lists, order):
     """Return the lists of some users."""
     values, offsets = lists.history
     history = ragged([values[offsets[u] : offsets[u + 1]].tolist() for u in order.tolist()])
-    return Lists(lists.items[order], lists.relevant[order], lists.popular[order], history)
+    return Lists(lists.items[order], lists.hits[order], lists.popular[order], history)
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])
@@ -177,7 +177,7 @@ def test_order_of_users_and_items_does_not_matter(random_lists):
         at(7),
         Lists(
             rename[lists.items],
-            lists.relevant,
+            lists.hits,
             rename[lists.popular],
             (rename[lists.history[0]], lists.history[1]),
         ),
@@ -222,7 +222,7 @@ def test_items_without_vector_count_in_nothing_of_vectors(random_lists):
         ("miscalibration@2", {"vectors": None}, "'miscalibration@k' needs item vectors"),
         ("miscalibration@2", {"history": None}, "'miscalibration@k' needs the users' training items"),
         ("serendipity@2", {"popular": None}, "needs the lists of the popularity recommender"),
-        ("serendipity@2", {"relevant": None}, "needs the marks of relevant items"),
+        ("serendipity@2", {"hits": None}, "needs the marks of relevant items"),
         ("novelty@4", {}, "'novelty@4' needs lists of 4 items, found 3"),
         ("noveltie@2", {}, "did you mean novelty@k"),
         ("ndcg@2", {}, "unknown metric beyond accuracy 'ndcg@2'"),

@@ -12,7 +12,6 @@ from recbench.metrics.pointwise import (
     auc,
     brier,
     by_group,
-    grouped_auc,
     linearised,
     log_loss,
     mse,
@@ -179,7 +178,7 @@ def test_errors_of_ratings_take_any_range():
         ("auc", [0.1, math.nan], [1, 0], "1 of 2 predictions are NaN"),
         ("mse", [0.1, 0.2], [1, math.inf], "1 of 2 labels are NaN"),
         ("mse", [], [], "N > 0"),
-        ("mse", [1.0], [1.0, 2.0], r"\(1,\) and \(2,\)"),
+        ("mse", [1.0], [1.0, 2.0], r"predictions \(1,\), labels \(2,\)"),
         ("logloss", [-2.0, 0.5], [1, 0], "found values from -2 to 0.5"),
         ("brier", [0.1, 1.5], [1, 0], "found values from 0.1 to 1.5"),
         ("ne", [0.1, 1.5], [1, 0], "found values from 0.1 to 1.5"),
@@ -242,7 +241,7 @@ def test_mean_auc_of_groups_by_hand():
     scores = torch.tensor([0.9, 0.1, 0.5, 0.3, 0.3, 0.8, 0.2])
     labels = torch.tensor([1, 0, 0, 1, 0, 1, 1])
     groups = torch.tensor([5, 5, 5, -1, -1, 9, 9])
-    ids, values, rows = grouped_auc(scores, labels, groups)
+    ids, rows, _, values = by_group(scores, labels, groups, ["auc"]).values()
     assert ids.tolist() == [-1, 5, 9]
     assert values.tolist() == pytest.approx([0.5, 1, math.nan], nan_ok=True)
     assert rows.tolist() == [2, 3, 2]
@@ -257,9 +256,9 @@ def test_what_groups_cannot_give():
     with pytest.raises(RecbenchError, match="none of the 2 groups"):
         pointwise_metrics(scores, labels, ["uauc"], groups=torch.tensor([0, 1]))
     with pytest.raises(RecbenchError, match=r"groups as integers of shape \(2,\)"):
-        grouped_auc(scores, labels, torch.tensor([0.0, 1.0]))
+        by_group(scores, labels, torch.tensor([0.0, 1.0]), ["auc"])
     with pytest.raises(RecbenchError, match=r"groups as integers of shape \(2,\)"):
-        grouped_auc(scores, labels, torch.tensor([0]))
+        by_group(scores, labels, torch.tensor([0]), ["auc"])
     with pytest.raises(UsageError, match="unknown pointwise metric 'gauc'"):
         by_group(scores, labels, torch.tensor([0, 1]), ["gauc"])
     with pytest.raises(UsageError, match="no smooth function"):
@@ -274,7 +273,9 @@ def test_the_mean_of_the_values_of_groups_is_the_metric(rows, groups, form):
     assert ids.tolist() == sorted(set(groups.tolist()))
     expected = pointwise_metrics(p, y, [name], groups=groups)[name]
     assert float(values.nanmean()) == pytest.approx(expected, abs=1e-12)
-    assert int(values.isnan().sum()) == (int(grouped_auc(p, y, groups)[1].isnan().sum()) if name in GROUPED else 0)
+    assert int(values.isnan().sum()) == (
+        int(by_group(p, y, groups, ["auc"])["auc"].isnan().sum()) if name in GROUPED else 0
+    )
 
 
 def test_values_of_a_mean_over_rows_are_shares_of_it():

@@ -121,9 +121,9 @@ def test_a_group_that_is_missing_at_the_top():
 @pytest.mark.parametrize(
     ("scores", "treatment", "outcome", "sentence"),
     [
-        ([], [], [], "one length above 0"),
-        ([1.0], [1, 0], [1, 0], "one length above 0"),
-        ([1.0, float("nan")], [1, 0], [1, 0], "1 of 2 scores are not finite"),
+        ([], [], [], "N > 0"),
+        ([1.0], [1, 0], [1, 0], "N > 0"),
+        ([1.0, float("nan")], [1, 0], [1, 0], "1 of 2 scores are NaN or infinite"),
         ([1.0, 2.0], [1, 2], [1, 0], "treatment is 0 or 1 in every row; 1 of 2"),
         ([1.0, 2.0], [1, 0], [0.5, 0.5], "outcome is 0 or 1 in every row; 2 of 2"),
         ([1.0, 2.0], [1, 1], [1, 0], "2 of 2 rows were treated"),

@@ -9,7 +9,8 @@ import pytest
 from fake_results import Fake
 from rich.console import Console
 
-from recbench.errors import UsageError
+from recbench.errors import RecbenchError, UsageError
+from recbench.metrics.names import LINEARISED_SUFFIX
 from recbench.reporting.compare import compare
 from recbench.reporting.compare_text import render
 from recbench.running.result import PER_USER, FindingRecord, LeakageRecord
@@ -77,7 +78,7 @@ def test_a_metric_that_is_no_mean_over_users_uses_its_linearised_values(write_re
     for record in out.rglob("result.json"):
         test = json.loads(record.read_text())["metrics"]["test"]
         scatter = chance.normal(0, 0.1, 200)
-        values = {f"{name}~linearised": test[name] + scatter - scatter.mean() for name in ("auc", "logloss")}
+        values = {name + LINEARISED_SUFFIX: test[name] + scatter - scatter.mean() for name in ("auc", "logloss")}
         pl.DataFrame({"user": np.arange(200).astype(str), "auc": scatter, **values}).write_parquet(
             record.with_name(PER_USER)
         )
@@ -109,6 +110,30 @@ def test_a_missing_per_user_file_is_said(write_results):
         "there are no per-user values of ndcg@10 for bprmf, so these are compared over seeds only"
     ]
     assert table.pairs[0].method == "Welch t over seeds"
+
+
+BROKEN = {
+    "no users": (lambda values: values.drop("user"), "there is no column 'user'; found: ndcg@10"),
+    "a user twice": (lambda values: pl.concat([values, values.head(1)]), "user '.*' has more rows than one"),
+    "no numbers": (lambda values: values.cast({"ndcg@10": pl.String}), "'ndcg@10' is of type String, expected numbers"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_broken_per_user_values_are_one_sentence(spoil, sentence, write_results):
+    out = write_results(Fake("ials", 0.33), Fake("bprmf", 0.30))
+    file = out / "topn/ml-100k/ials/seed-2" / PER_USER
+    spoil(pl.read_parquet(file)).write_parquet(file)
+    with pytest.raises(RecbenchError, match=rf"seed-2/{PER_USER}: .*{sentence}"):
+        compare([out])
+
+
+def test_a_damaged_per_user_file_is_one_sentence(write_results):
+    out = write_results(Fake("ials", 0.33), Fake("bprmf", 0.30))
+    file = out / "topn/ml-100k/ials/seed-2" / PER_USER
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(RecbenchError, match=rf"{PER_USER}: cannot be read as Parquet"):
+        compare([out])
 
 
 def test_a_user_that_one_model_lacks_is_left_out(write_results):

@@ -220,10 +220,18 @@ def test_the_command(popular, command, tmp_path):
     assert answer.status == 0, answer.err
     scored = read_result(tmp_path / "out" / TOPN / "mine" / "seed-1")
     assert f"{scored.metrics.test['ndcg@10']:.4f}" in answer.out
-    assert "100.0% of the test users" in answer.out
+    assert "coverage" not in answer.out.replace("coverage@", "")
     assert max(map(len, answer.out.splitlines()[:-1])) <= 80
     again = command("score", popular, "--benchmark", TOPN, "--name", "mine", "--out", tmp_path / "out", "--json")
     assert json.loads(again.out) == scored.model_dump(mode="json")
+
+
+def test_the_command_says_who_has_no_list(popular, command, tmp_path):
+    rows = pl.read_parquet(popular)
+    users = rows["user"].unique().sort()
+    rows.filter(pl.col("user") != users[0]).write_parquet(tmp_path / "some.parquet")
+    answer = command("score", tmp_path / "some.parquet", "--benchmark", TOPN, "--out", tmp_path / "out")
+    assert f"coverage: {1 - 1 / len(users):.1%} of the test users have a list" in answer.out
 
 
 def test_wrong_commands_are_one_sentence(popular, command, tmp_path):

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from recbench.errors import RecbenchError
-from recbench.reporting.statistics.summary import ALPHA
-
-Values = NDArray[np.float64]
+from recbench.reporting.statistics.summary import ALPHA, Values
 
 ORDERS = 9999
 """Random orders that Friedman's test draws."""

@@ -7,8 +7,10 @@ import string
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from recbench.reporting.statistics.summary import Values
 
-def holm(p: ArrayLike) -> NDArray[np.float64]:
+
+def holm(p: ArrayLike) -> Values:
     """Return Holm's (1979) adjusted p-values, shape (tests,); NaN marks a test that was not possible and stays NaN."""
     raw = np.asarray(p, dtype=float)
     adjusted = np.full_like(raw, np.nan)
@@ -18,7 +20,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def holm_pairs(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def holm_pairs(p: Values) -> Values:
     """Correct a symmetric (models, models) matrix over its pairs, each counted once; the diagonal is NaN."""
     upper = np.triu_indices(len(p), 1)
     adjusted = np.full(p.shape, np.nan)

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from recbench.reporting.statistics.paired import resampled
-from recbench.reporting.statistics.summary import ALPHA
-
-Values = NDArray[np.float64]
+from recbench.reporting.statistics.summary import ALPHA, Values
 
 
 @dataclass(frozen=True)

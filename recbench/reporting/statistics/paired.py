@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Values = NDArray[np.float64]
+from recbench.reporting.statistics.summary import Values
 
 CELLS = 4_000_000
 """Random numbers held at once; the draws are made in chunks of this size."""

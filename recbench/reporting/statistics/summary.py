@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
+
+Values = NDArray[np.float64]
 
 ALPHA = 0.05
 """Level of all tests; the intervals are 1 - ALPHA."""

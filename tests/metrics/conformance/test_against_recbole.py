@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recbench.metrics.beyond import Catalogue, Lists, beyond_metrics
-from recbench.metrics.pointwise import grouped_auc, log_loss_of_probabilities, pointwise_metrics
+from recbench.metrics.pointwise import by_group, log_loss_of_probabilities, pointwise_metrics
 from recbench.metrics.ranking import user_auc
 
 theirs = pytest.importorskip("recbole.evaluator", reason="RecBole is not installed", exc_type=ImportError)
@@ -100,7 +100,8 @@ def test_log_loss_clips_at_1e_15(predictions):
 
 def test_gauc_by_positives(predictions):
     """Its weighting of the same values per user."""
-    ids, aucs, _ = grouped_auc(predictions.probabilities, predictions.labels, predictions.users)
+    of_users = by_group(predictions.probabilities, predictions.labels, predictions.users, ["auc"])
+    ids, aucs = of_users["group"], of_users["auc"]
     sums, sizes, positives = [], [], []
     for user in ids:
         rows = predictions.users == user

@@ -6,7 +6,7 @@ from sklearn.calibration import calibration_curve
 
 from recbench.errors import RecbenchError
 from recbench.metrics.calibration import ece, reliability
-from recbench.metrics.pointwise import by_group, grouped_auc, log_loss_of_probabilities, pointwise_metrics
+from recbench.metrics.pointwise import by_group, log_loss_of_probabilities, pointwise_metrics
 from recbench.metrics.ranking import grouped_lists, ranking_metrics, user_auc
 from recbench.metrics.ranks import filtered_ranks, rank_metrics
 
@@ -39,7 +39,7 @@ def test_auc_of_one_class():
     scores, ones = torch.tensor([0.1, 0.2]), torch.ones(2)
     with pytest.warns(UserWarning, match="one class"):
         assert np.isnan(sk.roc_auc_score(ones, scores))
-    assert grouped_auc(scores, ones, torch.zeros(2, dtype=torch.int64))[1].isnan()
+    assert by_group(scores, ones, torch.zeros(2, dtype=torch.int64), ["auc"])["auc"].isnan()
     with pytest.raises(RecbenchError, match="both classes"):
         pointwise_metrics(scores, ones, ["auc"])
 
@@ -96,7 +96,8 @@ def test_reliability_diagram_with_ties():
 
 
 def test_auc_of_groups(predictions):
-    ids, values, sizes = grouped_auc(predictions.probabilities, predictions.labels, predictions.users)
+    found = by_group(predictions.probabilities, predictions.labels, predictions.users, ["auc"])
+    ids, sizes, _, values = found.values()
     known = []
     for group, value, size in zip(ids, values, sizes, strict=True):
         rows = predictions.users == group
