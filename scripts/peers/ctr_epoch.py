@@ -20,7 +20,7 @@ from recbench.models.base import CTRModel
 from recbench.models.ctr.autoint import AutoInt
 from recbench.models.ctr.deepfm import DeepFM
 from recbench.models.procedure import Phase
-from recbench.tasks.base import load_benchmark
+from recbench.tasks.base import Development, load_benchmark
 from recbench.tasks.ctr import CTRBatch, CTRTask
 
 REPEATS = 5
@@ -110,7 +110,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     benchmark = load_benchmark("ctr/ml-100k")
-    task = CTRTask(benchmark, benchmark.protocol.prepare(load_card(benchmark.dataset)), torch.device("cpu"))
+    task = CTRTask(
+        benchmark, Development.of(benchmark.protocol.prepare(load_card(benchmark.dataset))), torch.device("cpu")
+    )
     (rows,) = task.data.rows(10**9).epoch(torch.Generator().manual_seed(1))
     common = {"embedding_dim": DIM, "dropout": 0.2, "batch_size": BATCH}
     attention = {"num_layers": LAYERS, "num_heads": HEADS, "head_dim": WIDTH // HEADS}

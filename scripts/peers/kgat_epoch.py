@@ -16,7 +16,7 @@ import torch
 from recbench.data.cards import load_card
 from recbench.models.kg.kgat import KGAT
 from recbench.models.procedure import Phase, Sweep
-from recbench.tasks.base import load_benchmark
+from recbench.tasks.base import Development, load_benchmark
 from recbench.tasks.kg import KGTask
 
 REPEATS = 3
@@ -54,7 +54,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     benchmark = load_benchmark("kg/ml-100k")
-    task = KGTask(benchmark, benchmark.protocol.prepare(load_card(benchmark.dataset)), torch.device("cpu"))
+    task = KGTask(
+        benchmark, Development.of(benchmark.protocol.prepare(load_card(benchmark.dataset))), torch.device("cpu")
+    )
     for batch_size in BATCH_SIZES:
         model = KGAT(KGAT.Config(batch_size=batch_size, pretrain=False), task.data)
         (stage,) = model.procedure(task.data)
