@@ -327,6 +327,14 @@ def test_plots_of_real_runs(command, three_models, tmp_path):
     assert "choose a folder that can be written to" in refused.complaint
 
 
+def test_a_board_knows_no_costs_of_a_scored_file(command, three_models, tmp_path):
+    assert command("leaderboard", "build", three_models, "--boards", tmp_path / "boards").status == 0
+    lines = (tmp_path / "boards" / "README.md").read_text(encoding="utf-8").splitlines()
+    (theirs,) = (line for line in lines if line.startswith("| theirs |"))
+    assert theirs.endswith(" | 2 | - | - | - | - | - |")
+    assert any(line.startswith("| ease |") and line.endswith(" | 2.8M | 0 |") for line in lines)
+
+
 def test_models_of_one_task(command):
     every = {row["name"] for row in json.loads(command("models", "list", "--json").out)}
     ctr = {row["name"] for row in json.loads(command("models", "list", "--task", "ctr", "--json").out)}

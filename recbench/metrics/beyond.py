@@ -9,23 +9,23 @@ gini@k            sum_j (2 j - I - 1) c_(j)  /  (I C),  c_(1) <= c_(2) <= ...; 0
 entropy@k         - sum_i (c_i / C) log(c_i / C)  /  log I; [0, 1], 1 if all items are listed equally often; higher is
                   better                                                              Shannon 1948
 
-Of one list, as means over the m <= k items that are there:
+Of one list, as means over the m <= k items that are there (serendipity: over its k places, like precision):
 
 popularity@k      n_i / n; [0, 1]; neither end is the better one                      Abdollahpouri et al. 2019, ARP
 tail@k            1 if i is outside the short head, the most popular fifth of the items; items that are level at its
                   border are in the head with the same share each; [0, 1], .8 on average over random lists; neither
                   end is the better one                                               Abdollahpouri et al. 2019, APLT
 novelty@k         - log2(max(n_i, 1) / n) bits; [0, log2 n], higher is better         Vargas & Castells 2011, MSI
-serendipity@k     1 if i is relevant and not in the user's list of k items by popularity; [0, precision@k] for full
-                  lists, higher is better                                             after Ge et al. 2010
+serendipity@k     1 if i is relevant and not in the user's list of k items by popularity; [0, precision@k], higher is
+                  better                                                              after Ge et al. 2010
 ild@k             1 - cos(v_i, v_j), the mean over pairs; [0, 2], [0, 1] if no vector has negative entries; higher is
                   better                                                              Ziegler et al. 2005
 miscalibration@k  sum_g p_g ln(p_g / (.99 q_g + .01 p_g)), p and q the mean genre shares of the user's training items
                   and of the list; [0, ln 100 = 4.61], lower is better                Steck 2018, C_KL
 
-Not defined, NaN for the caller to leave out and count: any of these for an empty list; ild of fewer than two items with
-a vector; miscalibration without a training item, or a listed item, that has a genre. Items without vector (all zeros)
-count neither in ild nor in miscalibration.
+Not defined, NaN for the caller to leave out and count: any but serendipity for an empty list; ild of fewer than two
+items with a vector; miscalibration without a training item, or a listed item, that has a genre. Items without vector
+(all zeros) count neither in ild nor in miscalibration.
 """
 
 # Shape suffixes: B users, K length of the lists, I items, D entries of an item's vector, G groups of users.
@@ -204,14 +204,15 @@ def novelty(items: Tensor, popularity: Tensor, n_users: int) -> Tensor:
 
 
 def serendipity(items: Tensor, hits: Tensor, popular: Tensor, n_items: int) -> Tensor:
-    """Share of the listed items that are relevant and that the popularity recommender does not list, (B,).
+    """Relevant items that the popularity recommender does not list, as a share of the k places, (B,).
 
-    ``hits`` (B, k) bool marks the relevant ones of ``items`` (B, k); ``popular`` (B, k) are the other's lists.
+    ``hits`` (B, k) bool marks the relevant ones of ``items`` (B, k); ``popular`` (B, k) are the other's lists. Empty
+    places of a short list count as misses, as in precision.
     """
     users = torch.arange(len(items), device=items.device)
     keys = (users[:, None] * n_items + popular)[popular >= 0].sort().values
     unexpected = hits & ~found_in(items, users, keys, n_items)
-    return (unexpected & (items >= 0)).double().sum(1) / _lengths(items)
+    return (unexpected & (items >= 0)).double().mean(1)
 
 
 def intra_list_diversity(items: Tensor, vectors: Tensor) -> Tensor:

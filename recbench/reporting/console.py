@@ -54,8 +54,10 @@ def _noticed(result: Result) -> Iterator[str]:
         yield f"short lists: {short} users have fewer items than were asked for"
     if cold := found.get("users_without_history", 0):
         yield f"cold users: {cold} of the test users have no training items"
-    for metric, users in found.get("undefined", {}).items():
-        yield f"not defined: {metric} for {users} users, who are left out of it"
+    undefined = found.get("undefined", {})
+    for users in sorted(set(undefined.values())):
+        metrics = ", ".join(metric for metric, count in undefined.items() if count == users)
+        yield f"not defined for {users} users, who are left out: {metrics}"
     for finding in result.leakage.findings if result.leakage else []:
         yield f"{'LEAKAGE' if finding.severe else 'note'}: {finding.message}"
 

@@ -138,17 +138,18 @@ def _finished(directory: Path, result: Result) -> Run:
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
-    """Return one entry for each model and configuration, and a warning for each run that is there twice."""
+    """Return one entry for each model and configuration, and a warning for each model that is there twice."""
     by_key: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
-    warnings = []
+    ignored: dict[tuple[str, Path, Path], list[int]] = defaultdict(list)
     for run in runs:
         seeds = by_key[run.model.name, json.dumps(_identity(run), sort_keys=True)]
         kept = seeds.setdefault(run.result.seed, run)
         if kept is not run:
-            warnings.append(
-                f"{run.model.name} with seed {run.result.seed} is there twice; used {kept.directory}, "
-                f"ignored {run.directory}"
-            )
+            ignored[run.model.name, kept.directory.parent, run.directory.parent].append(run.result.seed)
+    warnings = [
+        f"{model} with seed {', '.join(map(str, seeds))} is there twice; used {kept}, ignored {other}"
+        for (model, kept, other), seeds in ignored.items()
+    ]
     entries = []
     for (model, _), seeds in sorted(by_key.items()):
         run = next(iter(seeds.values()))

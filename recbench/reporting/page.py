@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbench.metrics.names import higher_is_better
-from recbench.running.result import write_atomic
+from recbench.running.result import SCORED, write_atomic
 
 if TYPE_CHECKING:
     from recbench.reporting.boards import BoardMetric, BoardRecord
@@ -149,17 +149,23 @@ def _status(row: BoardRecord) -> str:
 
 
 def _costs(row: BoardRecord) -> list[tuple[str, float | None]]:
-    """Return (text, number to sort by) of seeds, fit and evaluation seconds, memory, parameters, tuning trials."""
+    """Return (text, number to sort by) of seeds, fit and evaluation seconds, memory, parameters, tuning trials.
+
+    How a scored prediction file was made is not known.
+    """
     fit = row.timing.fit_s if row.timing else None
     evaluate = row.timing.evaluate_s if row.timing else None
     memory = row.memory.peak_rss_mb if row.memory else None
+    known = row.model.version != SCORED
+    parameters = row.model.parameters if known else None
+    trials = row.budget.trials if known else None
     return [
         (str(len(row.seeds)), len(row.seeds)),
         (seconds(fit), fit),
         (seconds(evaluate), evaluate),
         ("-" if memory is None else f"{memory:.0f}", memory),
-        (count(row.model.parameters), row.model.parameters),
-        (str(row.budget.trials), row.budget.trials),
+        (count(parameters), parameters),
+        (count(trials), trials),
     ]
 
 

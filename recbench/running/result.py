@@ -195,7 +195,7 @@ def read_result(path: Path) -> Result:
     if not file.is_file():
         raise UsageError(f"{path} holds no {RECORD}; give a result directory or the file itself")
     try:
-        return Result.model_validate_json(file.read_text(encoding="utf-8"))
+        return Result.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
