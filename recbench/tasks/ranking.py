@@ -117,8 +117,8 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         metrics, truth = self.benchmark.metrics, self._truth(part)
         known = [self._train, seen, *_shown(part)]
         length = self._length(truth, metrics)
-        columns, coverage = predictions.lists(frame, self._shared, truth.users.cpu(), length, known)
-        evaluation = self.judge(Lists(*(column.to(self.device) for column in columns)), part, seen, metrics)
+        columns, coverage = predictions.lists(frame, self._shared, truth.users, length, known)
+        evaluation = self.judge(Lists(*columns), part, seen, metrics)
         return replace(evaluation, diagnostics=evaluation.diagnostics | coverage)
 
     def rank(self, model: Ranker, part: Arrays, seen: Arrays | None, metrics: Sequence[str]) -> Lists:
@@ -163,31 +163,14 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         than the lists hold (``uauc`` of a file), is not measured.
         """
         truth = self._truth(part)
-        hits = topk.hits(lists.items, lists.users, truth.keys, self.data.n_items)
         measured = [name for name in metrics if self._is_measurable(name, lists, truth)]
-        wanted = list(dict.fromkeys(of[1] if (of := names.gap(name)) else name for name in measured))
-        values: dict[str, Tensor] = {}
-        if lists.auc is not None:
-            values["uauc"] = lists.auc
-        in_lists = [name for name in wanted if names.pattern(name) in (*names.LISTS, "rprecision")]
-        values |= ranking.ranking_metrics(hits, truth.counts, in_lists)
-        spread = [name for name in wanted if names.pattern(name) in names.BEYOND]
-        overall: dict[str, float] = {}
-        for name, value in self._beyond(spread, lists, hits, part, seen).items():
-            if isinstance(value, Tensor):
-                values[name] = value
-            else:
-                overall[name] = value
-        scored_from = self._rows(part, "history_") if self.data.fold_in else self.data.history
-        undefined: dict[str, int] = {}
+        of_user, overall = self._measure(measured, lists, truth, part, seen)
+        undefined = {name: n for name, values in of_user.items() if (n := int(values.isnan().sum()))}
         for name in measured:
-            if (of := names.gap(name)) is not None:
-                groups = self._activity(truth, scored_from) if of[0] == ACTIVITY else self._groups[of[0]][truth.users]
-                overall[name] = beyond.group_gap(values[of[1]], groups).gap
-                if n_unknown := int((groups < 0).sum()):
-                    undefined[name] = n_unknown
-        overall |= {name: float(value.nanmean()) for name, value in values.items()}
-        undefined |= {name: n for name, value in values.items() if (n := int(value.isnan().sum()))}
+            of = names.gap(name)
+            if of is not None and (n_unknown := int((self._groups_of(of[0], truth, part) < 0).sum())):
+                undefined[name] = n_unknown
+        undefined |= {name: len(truth.users) for name in measured if math.isnan(overall[name])}
         nowhere = [name for name in measured if math.isnan(overall[name])]
         if self.benchmark.primary_metric in nowhere:
             raise RecbenchError(f"{self.benchmark.primary_metric} is not defined for any of {len(truth.users)} users")
@@ -201,7 +184,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
             raw_users = self._shared["user_ids"][truth.users.cpu().numpy()]
             found = (lists.items >= 0).cpu().numpy()
             ranks = np.arange(1, found.shape[1] + 1, dtype=np.int32)
-            per_user = {name: values[name].cpu().numpy() for name in measured if name in values}
+            per_user = {name: of_user[name].cpu().numpy() for name in measured if name in of_user}
             return Tables(
                 per_user=pl.DataFrame({"user": raw_users} | per_user),
                 predictions=pl.DataFrame(
@@ -221,8 +204,8 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
                 "tie_rate": float(lists.tied.double().mean()),
                 "short_lists": int((lists.items[:, -1] < 0).sum()),
                 "users_without_truth": self.data.n_users - len(truth.users),
-                "users_without_history": int((scored_from.lengths[truth.users] == 0).sum()),
-                "undefined": undefined | dict.fromkeys(nowhere, len(truth.users)),
+                "users_without_history": int((self._known(part).lengths[truth.users] == 0).sum()),
+                "undefined": undefined,
             },
         )
 
@@ -233,6 +216,24 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         assert isinstance(protocol, Implicit)
         pairs = lint_pairs(test, known, may_return=protocol.ordered)
         return pairs + lint_times(test, known, promised_order(protocol.split))
+
+    def _measure(
+        self, metrics: Sequence[str], lists: Lists, truth: Truth, part: Arrays, seen: Arrays | None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return each metric's values by user, (U,), where it has such, and its value over all users."""
+        hits = topk.hits(lists.items, lists.users, truth.keys, self.data.n_items)
+        wanted = list(dict.fromkeys(of[1] if (of := names.gap(name)) else name for name in metrics))
+        in_lists = [name for name in wanted if names.pattern(name) in (*names.LISTS, "rprecision")]
+        spread = self._beyond([name for name in wanted if names.pattern(name) in names.BEYOND], lists, hits, part, seen)
+        of_user = {} if lists.auc is None else {"uauc": lists.auc}
+        of_user |= ranking.ranking_metrics(hits, truth.counts, in_lists)
+        of_user |= {name: value for name, value in spread.items() if isinstance(value, Tensor)}
+        overall = {name: value for name, value in spread.items() if not isinstance(value, Tensor)}
+        overall |= {name: float(values.nanmean()) for name, values in of_user.items()}
+        for name in metrics:
+            if (of := names.gap(name)) is not None:
+                overall[name] = beyond.group_gap(of_user[of[1]], self._groups_of(of[0], truth, part)).gap
+        return of_user, overall
 
     def _truth(self, part: Arrays) -> Truth:
         """Return the relevant items of a part; a pair that is there more than once counts once."""
@@ -267,7 +268,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         popular = None
         if any(name.startswith("serendipity") for name in wanted):
             popular = self.rank(_ByPopularity(self._popularity), part, seen, wanted).items
-        history = (self._rows(part, "history_") if self.data.fold_in else self.data.history).take(lists.users)
+        history = self._known(part).take(lists.users)
         n_users = int((self.data.history.lengths > 0).sum())
         return beyond.beyond_metrics(
             wanted,
@@ -281,14 +282,21 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         pairs = torch.unique(self.data.users * self.data.n_items + self.data.items)
         return torch.bincount(pairs % self.data.n_items, minlength=self.data.n_items)
 
-    def _activity(self, truth: Truth, history: Ragged) -> Tensor:
-        """Return the judged users' quartiles by the number of items they are scored from, (U,).
+    def _groups_of(self, attribute: str, truth: Truth, part: Arrays) -> Tensor:
+        """Return the judged users' groups, (U,); -1 where none is known.
 
-        Quartiles are of all users; of those who are judged, where only their history is shown.
+        Quartiles of activity are of all users, or of those who are judged where only their history is shown.
         """
+        if attribute != ACTIVITY:
+            return self._groups[attribute][truth.users]
+        lengths = self._known(part).lengths
         if self.data.fold_in:
-            return attributes.activity(history.lengths[truth.users])
-        return attributes.activity(history.lengths)[truth.users]
+            return attributes.activity(lengths[truth.users])
+        return attributes.activity(lengths)[truth.users]
+
+    def _known(self, part: Arrays) -> Ragged:
+        """Return the items that each user is scored from, one ragged row a user."""
+        return self._rows(part, "history_") if self.data.fold_in else self.data.history
 
     def _rows(self, part: Arrays, prefix: str = "") -> Ragged:
         """Return a part's items as one ragged row a user; empty rows where the part has none of that kind."""
