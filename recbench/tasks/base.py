@@ -62,6 +62,8 @@ class Benchmark(BaseModel):
             raise UsageError(f"primary_metric '{self.primary_metric}' is not among metrics {list(self.metrics)}")
         names.validate(self.metrics, self.task)
         names.higher_is_better(self.primary_metric)
+        if (self.user_groups or self.item_features) and names.BEYOND not in names.OF_TASK.get(self.task, ()):
+            raise UsageError(f"user_groups and item_features describe lists of items, which task {self.task} has not")
         if ACTIVITY in self.user_groups:
             raise UsageError(
                 f"user_groups: '{ACTIVITY}' is the name of the groups by number of training items; choose another"

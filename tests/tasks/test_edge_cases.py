@@ -244,6 +244,7 @@ def test_a_column_that_does_not_exist_fails_before_training(changes, sentence):
         (RANKING, "{gender: users.gender}", "{gender: users.gender, activity: users.age}", "'activity' is the name of"),
         (RANKING, "primary_metric: ndcg@10", "primary_metric: tail@10", "'tail@10' has no better direction"),
         (RANKING, "primary_metric: ndcg@10", "primary_metric: map@3", "'map@3' is not among metrics"),
+        (RATING, "title:", "item_features: items.genres\ntitle:", "describe lists of items, which task rating has not"),
         ("ctr/avazu-sample", "[auc,", "[auc, gauc,", "'gauc' needs groups of rows, and the protocol has group: null"),
         ("ctr/avazu-sample", "[auc,", "[auc, ndcg@10,", "unknown metric 'ndcg@10'.*of task ctr"),
         (RATING, "[auc,", "[auc, ild@10,", "unknown metric 'ild@10'.*of task rating"),

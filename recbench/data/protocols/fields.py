@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
+BINS = 32
+
 
 class FieldSpec(BaseModel):
     """One input field of a click model: a column of the log, of the users or of the items."""
@@ -25,7 +27,7 @@ class FieldSpec(BaseModel):
     """Of a column of numbers. ``none`` and ``standardise`` (to mean 0 and deviation 1; missing becomes the mean) give a
     dense field. ``log-square`` (floor(log(x)^2) above 2, the whole number below, as the winners of the Criteo challenge
     did) and ``quantile`` give a categorical one."""
-    bins: PositiveInt = 32
+    bins: PositiveInt = BINS
     """Of ``quantile``."""
     min_count: PositiveInt = 1
     """Values seen in fewer training rows become "unseen"."""
@@ -56,6 +58,10 @@ class FieldSpec(BaseModel):
             raise ValueError(
                 f"field '{self.name}': min_count belongs to the field '{self.vocabulary}', which has the ids"
             )
+        if self.bins != BINS and self.transform != "quantile":
+            raise ValueError(f"field '{self.name}': bins are those of transform: quantile, which it has not")
+        if self.dense and self.min_count > 1:
+            raise ValueError(f"field '{self.name}': min_count counts values of tokens or buckets, and it is a number")
         if self.transform and (self.prefix or self.suffix or self.vocabulary):
             raise ValueError(
                 f"field '{self.name}': prefix, suffix and vocabulary are for tokens, and it has a transform"

@@ -239,6 +239,8 @@ def test_groups_have_their_raw_ids():
         ({"transform": "quantile", "prefix": 3}, "for tokens"),
         ({"transform": "logarithm"}, "log-square"),
         ({"min_count": 0}, "greater than 0"),
+        ({"min_count": 2, "transform": "none"}, "min_count counts values of tokens"),
+        ({"bins": 8}, "bins are those of transform: quantile"),
         ({"vocabulary": "item", "min_count": 2}, "min_count belongs to the field 'item'"),
     ],
 )
