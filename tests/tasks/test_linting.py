@@ -48,7 +48,9 @@ def known(train, valid):
 
 
 @pytest.mark.parametrize("benchmark", [TOPN, "rating/coat", KG])
-def test_benchmarks_of_pairs_are_clean(parts, benchmark):
+def test_benchmarks_of_pairs_are_clean(request, parts, benchmark):
+    if benchmark == "rating/coat":
+        request.getfixturevalue("mirrored")
     train, valid, test, shared = parts(benchmark, "train", "valid", "test", "shared")
     report = lint_pairs(test, known(train, valid))
     assert report == Report(("pairs-in-training", "pairs-in-validation"), ())
@@ -57,7 +59,9 @@ def test_benchmarks_of_pairs_are_clean(parts, benchmark):
 
 
 @pytest.mark.parametrize("benchmark", [CTR, "ctr/frappe"])
-def test_benchmarks_of_rows_have_nothing_severe(parts, fields_of, benchmark):
+def test_benchmarks_of_rows_have_nothing_severe(request, parts, fields_of, benchmark):
+    if benchmark == "ctr/frappe":
+        request.getfixturevalue("mirrored")
     report = lint_rows(*parts(benchmark, "train", "test"), fields_of(benchmark))
     assert report.checks == ("repeated-rows", "field-gives-label", "field-identifies-row")
     assert report.severe == ()
