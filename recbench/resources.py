@@ -1,5 +1,6 @@
 """Where files live: the cards and configs shipped with the package, the user's cache, the mirror."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -27,3 +28,9 @@ def home() -> Path:
 def mirror() -> str | None:
     """Return the folder or URL that is looked in before upstream (``RECBENCH_MIRROR``), if one is set."""
     return os.environ.get("RECBENCH_MIRROR") or None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

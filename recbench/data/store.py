@@ -123,7 +123,7 @@ class Prepared:
                 path = self.directory / part / f"{array}.npy"
                 if not path.is_file():
                     findings.append(f"{path} is missing")
-                elif (found := _sha256(path)) != digest:
+                elif (found := resources.file_sha256(path)) != digest:
                     findings.append(f"{path} has sha256 {found}, expected {digest}")
         return findings
 
@@ -207,8 +207,3 @@ def _open(directory: Path) -> Prepared:
         ) from None
     split = hashlib.sha256(json.dumps([digests, meta], sort_keys=True).encode()).hexdigest()
     return Prepared(directory, meta, split, digests, sizes)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

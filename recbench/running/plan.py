@@ -15,6 +15,7 @@ import yaml
 from recbench.data.cards import Card, load_card
 from recbench.errors import RecbenchError, UsageError, unknown
 from recbench.models.registry import load_model, model_names
+from recbench.resources import file_sha256
 from recbench.running.directory import finished_result
 from recbench.running.result import SCORED, BudgetRecord, Result, read_result, result_dir
 from recbench.running.settings import Settings
@@ -153,7 +154,7 @@ def make_plan(benchmark: str, model: str, values: Mapping[str, Any], seed: int) 
 
 def _file_sha256(model: str) -> str | None:
     file = Path(model.partition(":")[0])
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" else None
+    return file_sha256(file) if file.suffix == ".py" else None
 
 
 def plan_again(record: Path) -> tuple[Plan, Result]:

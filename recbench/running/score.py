@@ -14,6 +14,7 @@ from recbench.data.cards import load_card
 from recbench.data.readers.columnar import read_columns
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.registry import model_names
+from recbench.resources import file_sha256
 from recbench.running.directory import finished_result, logged, occupied
 from recbench.running.result import (
     LOG,
@@ -64,7 +65,7 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
     if not file.is_file():
         raise UsageError(f"prediction file {file} does not exist; expected a Parquet file")
     name = _model_name(name, file)
-    sha256 = _sha256(file)
+    sha256 = file_sha256(file)
     card = load_card(definition.dataset)
     data_sha256 = definition.protocol.raw_sha256(card)
     identity = _identity(definition, data_sha256, name, sha256, seed)
@@ -131,8 +132,3 @@ def _identity(benchmark: Benchmark, data_sha256: str, name: str, sha256: str, se
     """Return a digest of what decides the result."""
     content = [benchmark.model_dump(mode="json"), data_sha256, name, sha256, seed]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -163,7 +163,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         than the lists hold (``uauc`` of a file), is not measured.
         """
         truth = self._truth(part)
-        measured = [name for name in metrics if self._is_measurable(name, lists, truth)]
+        measured = [name for name in metrics if lists.auc is not None or "uauc" not in name]
         of_user, overall = self._measure(measured, lists, truth, part, seen)
         undefined = {name: n for name, values in of_user.items() if (n := int(values.isnan().sum()))}
         for name in measured:
@@ -247,11 +247,6 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         cutoffs = [names.parse(name.rpartition(":")[2])[1] for name in metrics if "@" in name]
         whole = [int(truth.counts.max())] if any("rprecision" in name for name in metrics) else []
         return max([*cutoffs, *whole], default=DEFAULT_LENGTH)
-
-    def _is_measurable(self, name: str, lists: Lists, truth: Truth) -> bool:
-        if "uauc" in name:
-            return lists.auc is not None
-        return "rprecision" not in name or lists.items.shape[1] >= int(truth.counts.max())
 
     def _auc(self, scores: Tensor, users: Tensor, truth: Truth) -> Tensor:
         """Return the AUC of each user of a block, (B,)."""

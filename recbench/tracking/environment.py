@@ -1,6 +1,5 @@
 """What a run ran on: versions, processor, device, driver, commit and lock file; and its peak memory."""
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recbench.resources import shipped
+from recbench.resources import file_sha256, shipped
 
 PACKAGES = ("numpy", "scipy", "pandas", "polars", "torch", "torch-geometric", "optuna", "mlflow", "recbench")
 _GIT_TIMEOUT_SECONDS = 5
@@ -34,7 +33,7 @@ def capture(device: torch.device | str, threads: int) -> dict[str, Any]:
         "driver": _cuda_driver() if device.type == "cuda" else None,
         "threads": threads,
         "git_commit": _git_commit(shipped()),
-        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        "lock_sha256": file_sha256(lock) if lock.is_file() else None,
         "packages": _versions(),
     }
 

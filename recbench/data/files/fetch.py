@@ -1,6 +1,5 @@
 """Fetch the files a card names: from cache, mirror, package, web or an archive; checked, whole or not at all."""
 
-import hashlib
 import json
 import logging
 import os
@@ -171,7 +170,7 @@ class _Cache:
         if self.card.files[name].sha256 or name in self.containers:
             return
         path = self.path(name)
-        entry = CardFile(bytes=path.stat().st_size, sha256=_sha256(path))
+        entry = CardFile(bytes=path.stat().st_size, sha256=resources.file_sha256(path))
         _LOG.warning(
             "%s of the dataset %s: the card knows no checksum, so nothing says that these are the right bytes; "
             "recorded for later: %d bytes, sha256 %s",
@@ -367,11 +366,6 @@ class _Fetch:
         return RecbenchError(f"{what}: {network}; tried: {tried}; {advice}")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _finding(path: Path, name: str, expected: CardFile) -> str | None:
     """Say how the file differs from what is expected, or that it cannot be data at all; or return None."""
     finding = None
@@ -379,7 +373,7 @@ def _finding(path: Path, name: str, expected: CardFile) -> str | None:
         size = path.stat().st_size
         if size != expected.bytes:
             finding = f"has {size} bytes, expected {expected.bytes}"
-        elif (found := _sha256(path)) != expected.sha256:
+        elif (found := resources.file_sha256(path)) != expected.sha256:
             finding = f"has sha256 {found}, expected {expected.sha256}"
         else:
             return None
