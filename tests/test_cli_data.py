@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 
-from recbench.data.files import fetch
-
 LOG = "user,item,rating\n" + "".join(f"{n % 7},{n % 11},{n % 5}\n" for n in range(60))
 
 
@@ -71,7 +69,7 @@ def test_list_fits_and_reads_no_file(command, own, monkeypatch):
     def hashed(*_):
         raise AssertionError("a file was read")
 
-    monkeypatch.setattr(fetch, "_sha256", hashed)
+    monkeypatch.setattr("recbench.resources.file_sha256", hashed)
     text = command("data", "list").out
     assert fits(text)
     rows = json.loads(command("data", "list", "--json").out)
