@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from recbench.errors import UsageError, unknown
+from recbench.models.explanation import Explanation
 from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
@@ -24,6 +25,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0, le=1)]
 
 
 def tunable(
@@ -133,6 +135,10 @@ class Model(nn.Module):
     def loss(self, batch: Any) -> Tensor:
         """Return the mean loss of a batch, a scalar."""
         raise TypeError(f"{type(self).__name__} defines neither loss() nor procedure()")
+
+    def explain(self, data: Any) -> Explanation | None:
+        """Say what training has selected or attends to, on training data; called once, when it has ended."""
+        return None
 
 
 class CTRModel(Model):

@@ -1,33 +1,42 @@
 """Procedures: how a model is trained, as stages of phases and sweeps that the trainer runs.
 
 Plain training is one stage with one phase. Alternating training (KGAT, DR-JL) is one stage with several phases, each
-with its own batches, loss, parameters and optimiser. Pre-training or search and retraining are several stages.
+with its own batches, loss, parameters and optimiser. Pre-training or search and retraining are several stages: a
+procedure is a generator, and what it does between two ``yield`` it does when the stage before has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from recbench.tasks.batches import BatchSource
 
+Optimizer = Literal["adam", "sgd"]
+
 
 @dataclass(frozen=True)
 class Phase:
-    """Gradient steps: every batch of ``batches`` once, each lowering ``loss`` in ``parameters`` with Adam."""
+    """Gradient steps: every batch of ``batches`` once, each lowering ``loss`` in ``parameters``."""
 
     name: str
     batches: BatchSource[Any]
     loss: Callable[[Any], Tensor]
     """Mean loss of a batch, a scalar."""
-    parameters: Sequence[Parameter]
+    parameters: Sequence[Parameter] | Sequence[dict[str, Any]]
+    """Parameters, or groups of them with settings of their own, as torch's optimisers take them."""
     learning_rate: float
     weight_decay: float = 0.0
     """Of the optimiser: added to the gradient as ``weight_decay * parameter``."""
+    optimizer: Optimizer = "adam"
+    max_norm: float | None = None
+    """The gradient of all parameters together is scaled down to this norm."""
+    project: Callable[[], None] | None = None
+    """Runs after every step, without gradients: brings parameters back to where they are allowed."""
 
 
 @dataclass(frozen=True)
@@ -47,5 +56,7 @@ class Stage:
     epochs: int = 1
     patience: int | None = None
     """Epochs without a better validation value before stopping; ``None``: all epochs, the last weights are kept."""
+    lr_decay: float = 1.0
+    """After an epoch without a better validation value the learning rates are multiplied by it, down to 1e-6."""
     alternate: bool = False
     """Take one batch of each phase in turn, instead of all of one phase after the other."""

@@ -40,6 +40,10 @@ class Field:
     size: int
     offset: int
     dense: bool = False
+    sequence: int | None = None
+    """A multi-valued field in order, oldest first, has the greatest number of its values."""
+    vocabulary: str | None = None
+    """Name of the field whose ids it has, where they are not its own: a history has the items'."""
 
 
 class FieldSpace(tuple[Field, ...]):
@@ -63,6 +67,11 @@ class FieldSpace(tuple[Field, ...]):
         return [field for field in self if field.multi]
 
     @property
+    def sequences(self) -> list[Field]:
+        """Those of the multi-valued fields whose values are in order."""
+        return [field for field in self if field.sequence is not None]
+
+    @property
     def n_ids(self) -> int:
         """Number of ids of all fields together."""
         return max(field.offset + field.size for field in self)
@@ -72,8 +81,8 @@ class FieldSpace(tuple[Field, ...]):
 class CTRBatch:
     """A block of B rows.
 
-    ``ids`` (B, F) of the single-valued fields, ``multi`` a ragged per multi-valued one, ``labels`` (B,), and ``dense``
-    (B, D) float32 of the fields that are numbers, None where there are none.
+    ``ids`` (B, F) of the single-valued fields, ``multi`` a ragged per multi-valued one, ``labels`` (B,), or (B, T) with T
+    labels a row, and ``dense`` (B, D) float32 of the fields that are numbers, None where there are none.
     """
 
     ids: Tensor
@@ -99,12 +108,45 @@ class CTRBatch:
             yield CTRBatch(ids, dict(zip(self.multi, raggeds, strict=True)), labels, numbers)
 
 
-class CTRData:
-    """What a CTR model trains on: its fields and the training rows, on the device."""
+@dataclass(frozen=True)
+class ItemTable:
+    """What is known of each item: one row for each id of the field ``item``, from its offset on.
 
-    def __init__(self, fields: FieldSpace, rows: CTRBatch) -> None:
+    ``fields`` are the item's own fields (the id first, then its attributes), ``rows`` their ids as a batch whose labels
+    are empty, and ``vectors`` (n_items, V) float32 a given vector of each, None where the benchmark has none.
+    """
+
+    item: Field
+    fields: FieldSpace
+    rows: CTRBatch
+    vectors: Tensor | None = None
+
+
+class CTRData:
+    """What a CTR model trains on, on the device: its fields, the names of its labels, the training rows, the items.
+
+    ``items`` is None where the benchmark names no field as the item.
+    """
+
+    def __init__(
+        self, fields: FieldSpace, rows: CTRBatch, labels: Sequence[str] = ("label",), items: ItemTable | None = None
+    ) -> None:
         self.fields = fields
+        self.labels = tuple(labels)
+        self.items = items
         self._rows = rows
+
+    def __len__(self) -> int:
+        """Return the number of training rows."""
+        return len(self._rows)
+
+    def take(self, rows: Tensor) -> CTRData:
+        """Return the data with the given training rows only: a part held out for a search, a cluster."""
+        return CTRData(self.fields, self._rows.take(rows), self.labels, self.items)
+
+    def all_rows(self) -> CTRBatch:
+        """Return all training rows, in the order in which the data set has them."""
+        return self._rows
 
     def rows(self, batch_size: int) -> Rows:
         """Supply every training row once an epoch, in random order."""

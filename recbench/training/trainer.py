@@ -25,8 +25,12 @@ from recbench.metrics.names import higher_is_better
 from recbench.models.base import Model
 from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.training.checkpoint import Checkpoints
+from recbench.training.optimizers import make_optimizer
 
 log = logging.getLogger("recbench")
+
+# As in FuxiCTR, whose schedule this is (Zhu et al., CIKM 2021).
+LEAST_LEARNING_RATE = 1e-6
 
 # Steps of an epoch whose device time is kept: enough for percentiles, and a bounded number of events.
 TIMED_STEPS = 2000
@@ -169,6 +173,8 @@ class Trainer:
                     best_state = {name: value.clone() for name, value in self.model.state_dict().items()}
                 else:
                     progress.stale += 1
+                    for runner in runners:
+                        runner.slow_down(stage.lr_decay)
             self.on_epoch(Epoch(stage.name, progress.epoch, stage.epochs, losses, valid, progress.best, seconds))
             if stage.epochs > 1:
                 self.history.fit_s = time.perf_counter() - began
@@ -243,9 +249,8 @@ class _Runner:
         self.phase = phase
         self._trainer = trainer
         self._loss = torch.compile(phase.loss) if trainer.compiled else phase.loss
-        self.optimizer = torch.optim.Adam(
-            phase.parameters, lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(phase)
+        self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def start(self) -> None:
         """Begin an epoch."""
@@ -265,7 +270,12 @@ class _Runner:
             with precision:
                 loss = self._loss(batch)
             loss.backward()
+            if self.phase.max_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self._parameters, self.phase.max_norm)
             self.optimizer.step()
+            if self.phase.project is not None:
+                with torch.no_grad():
+                    self.phase.project()
             self._total += loss.detach()
             self._steps += 1
             if on_cuda and len(self._events) <= TIMED_STEPS:
@@ -277,6 +287,11 @@ class _Runner:
     def finish(self) -> float:
         """Return the epoch's mean loss (the one synchronisation of the epoch)."""
         return float(self._total) / max(1, self._steps)
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rates by ``factor``, down to ``LEAST_LEARNING_RATE``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = min(group["lr"], max(group["lr"] * factor, LEAST_LEARNING_RATE))
 
     def step_ms(self) -> list[float]:
         """Return the milliseconds between the epoch's recorded steps."""

@@ -24,7 +24,7 @@ class LR(EmbeddingModel):
 
         learning_rate: PositiveFloat = tunable(1e-2, low=1e-4, high=1e-1, log=True)
 
-    reference = Reference("BARS, LR_frappe_x1", "ctr/frappe-x1", "auc", 0.9356, 0.002)
+    reference = Reference("BARS, LR_frappe_x1", "ctr/frappe", "auc", 0.9356, 0.004)
 
     def __init__(self, config: Config, fields: FieldSpace) -> None:
         super().__init__(config, fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -17,20 +17,32 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class MLP(nn.Sequential):
-    """Hidden layers (linear, batch normalisation if wanted, ReLU, dropout), then a linear layer.
+    """Hidden layers (linear, batch normalisation if wanted, activation, dropout), then a linear layer.
+
+    ``outputs`` None: no linear layer, the last hidden one is the output. ``activation`` makes the module that follows
+    a layer of the given width.
 
     Shapes: (B, inputs) -> (B, outputs).
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float = 0.0, batch_norm: bool = False
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int | None,
+        *,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        activation: Callable[[int], nn.Module] = lambda width: nn.ReLU(),
     ) -> None:
         layers: list[nn.Module] = []
         for before, width in pairwise([inputs, *hidden]):
             layers.append(linear(before, width))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(width))
-            layers.append(nn.ReLU())
+            layers.append(activation(width))
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        super().__init__(*layers, linear([inputs, *hidden][-1], outputs))
+        if outputs is not None:
+            layers.append(linear([inputs, *hidden][-1], outputs))
+        super().__init__(*layers)
