@@ -22,6 +22,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from recbench.models.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Reference, Share, tunable
+from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.interaction import InteractingLayer
 from recbench.models.layers.mlp import MLP, linear
@@ -64,7 +65,7 @@ class AutoInt(EmbeddingModel):
         super().__init__(config, fields)
         self.embedding = FieldEmbedding(fields, config.embedding_dim)
         self.linear = FieldEmbedding(fields, 1) if config.wide else None
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         width = config.num_heads * config.head_dim
         self.layers = nn.Sequential(
             *(

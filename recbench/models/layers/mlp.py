@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from recbench.models.layers.dropout import Dropout
+
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer with Xavier-normal weights and zero bias (Glorot & Bengio, AISTATS 2010, eq. 12)."""
@@ -42,7 +44,7 @@ class MLP(nn.Sequential):
                 layers.append(nn.BatchNorm1d(width))
             layers.append(activation(width))
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
         if outputs is not None:
             layers.append(linear([inputs, *hidden][-1], outputs))
         super().__init__(*layers)
