@@ -1,4 +1,4 @@
-"""AutoInt: feature interactions learned by multi-head self-attention over fields; AutoInt+ with a perceptron beside.
+"""AutoInt: feature interactions learned by multi-head self-attention over fields.
 
 Source      Song, Shi, Xiao, Duan, Xu, Zhang, Tang: AutoInt. CIKM 2019, arXiv:1810.11921, equations 5-9.
 Layers      e_m <- ReLU(concat over heads of sum_k a_mk V e_k + R e_m), a_m = softmax over k of <Q e_m, K e_k>
@@ -17,16 +17,19 @@ Departures  none by default; ``wide`` adds first-order weights, as both codes ca
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from recbench.models.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Reference, Share, tunable
+from recbench.models.explanation import Explanation, Matrix
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.interaction import InteractingLayer
 from recbench.models.layers.mlp import MLP, linear
-from recbench.tasks.ctr import CTRBatch, FieldSpace
+from recbench.models.layers.sample import sample_rows
+from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
 
 
 class AutoInt(EmbeddingModel):
@@ -84,7 +87,10 @@ class AutoInt(EmbeddingModel):
         )
         self.output = linear(len(fields) * (width if config.num_layers else config.embedding_dim), 1)
         inputs = len(fields) * config.embedding_dim
-        self.mlp = MLP(inputs, config.hidden, 1, dropout=config.dropout) if config.hidden else None
+        self.mlp = self._perceptron(inputs) if config.hidden else None
+
+    def _perceptron(self, inputs: int) -> MLP:
+        return MLP(inputs, self.config.hidden, 1, dropout=self.config.dropout)
 
     def forward(self, batch: CTRBatch) -> Tensor:
         """Return logits, shape (B,)."""
@@ -95,3 +101,23 @@ class AutoInt(EmbeddingModel):
         if self.linear is not None:
             logits = logits + self.linear(batch).sum(1)
         return logits.squeeze(1)
+
+    @torch.no_grad()
+    def explain(self, data: CTRData) -> Explanation:
+        """Say how much each field (row) attends to each (column) in every layer: the mean over rows and heads."""
+        sums = [torch.zeros(()) for _ in self.layers]
+        n_rows = 0
+        for batch in sample_rows(data):
+            embeddings = self.embedding(batch)
+            n_rows += len(batch)
+            for number, layer in enumerate(self.layers):
+                attention = cast(InteractingLayer, layer).attention(embeddings)
+                sums[number] = sums[number].to(embeddings) + attention.mean(1).sum(0)
+                embeddings = layer(embeddings)
+        names = [field.name for field in self.fields]
+        return Explanation(
+            parts=[
+                Matrix(f"Attention in layer {number}", names, names, (total / n_rows).tolist())
+                for number, total in enumerate(sums, 1)
+            ]
+        )

@@ -58,10 +58,7 @@ class InteractingLayer(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Let every field attend to all fields."""
-        projected = self.projections(embeddings)
-        if self.activated:
-            projected = projected.relu()
-        query, key, value, *residual = projected.split(self.width, dim=-1)
+        query, key, value, *residual = self._projected(embeddings)
         attended = functional.scaled_dot_product_attention(
             self._heads(query),
             self._heads(key),
@@ -72,6 +69,18 @@ class InteractingLayer(nn.Module):
         summed = attended.transpose(1, 2).flatten(2) + (residual[0] if residual else embeddings)
         output: Tensor = self.norm_after(self.norm_before(summed).relu())
         return output
+
+    def attention(self, embeddings: Tensor) -> Tensor:
+        """Return the weights a, without dropout, shape (B, F, inputs) -> (B, H, F, F)."""
+        query, key, *_ = self._projected(embeddings)
+        scores = self._heads(query) @ self._heads(key).transpose(-1, -2)
+        return (scores * self.scale).softmax(-1)
+
+    def _projected(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        projected = self.projections(embeddings)
+        if self.activated:
+            projected = projected.relu()
+        return projected.split(self.width, dim=-1)
 
     def _heads(self, projected: Tensor) -> Tensor:
         heads: Tensor = projected.unflatten(-1, (self.num_heads, -1))  # (B, F, W) -> (B, F, H, head_dim)

@@ -3,7 +3,7 @@ import torch
 
 from recbench.models.base import parameter_count
 from recbench.models.ctr.autoint import AutoInt
-from recbench.tasks.ctr import Field, FieldSpace
+from recbench.tasks.ctr import CTRData, Field, FieldSpace
 
 
 def test_parameter_count_of_the_paper():
@@ -65,3 +65,23 @@ def test_dropout_acts_in_training_only(make, rows, dropout):
 )
 def test_predictions_do_not_depend_on_the_batch(make, check_batch_size, form):
     check_batch_size(make(AutoInt, **form))
+
+
+def test_explains_its_attention_by_field(make, rows, fields):
+    model = make(AutoInt, num_layers=2)
+    first, second = model.explain(CTRData(fields, rows)).parts
+    weights = model.layers[0].attention(model.embedding(rows))
+    assert list(first.rows) == list(first.columns) == [field.name for field in fields]
+    torch.testing.assert_close(torch.tensor(first.values), weights.mean((0, 1)))
+    torch.testing.assert_close(torch.tensor(second.values).sum(1), torch.ones(4))
+    assert not torch.allclose(torch.tensor(first.values), torch.tensor(second.values))
+
+
+def test_the_attention_it_tells_is_the_one_it_uses(make, rows):
+    model = make(AutoInt, scaled=True)
+    embeddings = model.embedding(rows)
+    layer = model.layers[0]
+    *_, value, residual = layer.projections(embeddings).split(layer.width, dim=-1)
+    attended = layer.attention(embeddings) @ value.unflatten(-1, (2, -1)).transpose(1, 2)
+    expected = (attended.transpose(1, 2).flatten(2) + residual).relu()
+    torch.testing.assert_close(layer(embeddings), expected)
