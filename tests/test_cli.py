@@ -77,6 +77,8 @@ WRONG_REQUESTS = [
     ("suite quickstar", "unknown suite 'quickstar'; did you mean quickstart"),
     ("suite none.yaml", "suite file none.yaml does not exist"),
     ("compare nowhere", "nowhere does not exist"),
+    ("explain nowhere", "nowhere holds no result.json"),
+    ("run ctr/ml-100k fm optimizer=lazy-adam max_norm=10", "max_norm: expected none with optimizer=lazy-adam"),
     ("score none.parquet --benchmark topn/ml-100", "unknown benchmark 'topn/ml-100'; did you mean .*topn/ml-100k"),
     ("score none.parquet --benchmark topn/ml-100k", "prediction file none.parquet does not exist"),
     ("data export topn/ml-100 split", "unknown benchmark 'topn/ml-100'; did you mean .*topn/ml-100k"),

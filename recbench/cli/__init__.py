@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from recbench.cli import data
+from recbench.cli.explain import explain
 from recbench.cli.options import AsJson, Out, Seed
 from recbench.cli.score import score
 from recbench.errors import RecbenchError
@@ -33,6 +34,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(benchmarks_app, name="benchmarks")
 app.command()(score)
+app.command()(explain)
 
 _debug = False
 

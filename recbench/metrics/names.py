@@ -1,7 +1,8 @@
 """The names of the metrics: what is known, what a name means, and which way is better.
 
 A name is a kind, and for metrics of lists a cutoff: ``ndcg@10``. A share that defines a variant stands behind a point:
-``rbp.80@100``, ``pauc.10``. ``gap:gender:ndcg@10`` is the gap of ``ndcg@10`` between groups of users. Variants that
+``rbp.80@100``, ``pauc.10``. ``gap:gender:ndcg@10`` is the gap of ``ndcg@10`` between groups of users. Where rows have
+several labels, ``auc:click`` is the ``auc`` of the label ``click``, and ``auc`` the mean over the labels. Variants that
 libraries give one name have names of their own here. METRICS.md beside this file has all definitions.
 """
 
@@ -129,6 +130,12 @@ def gap(name: str) -> tuple[str, str] | None:
     return attribute, metric
 
 
+def of_label(name: str, label: str) -> str:
+    """Return the name of a metric, or of a column of values per user, of one label: ``auc:click`` of ``auc``."""
+    metric, linearised, _ = name.partition(LINEARISED_SUFFIX)
+    return f"{metric}:{label}{linearised}"
+
+
 def validate(names: Iterable[str], task: str = "") -> None:
     """Raise ``UsageError`` for the first name that is no metric, or none that the task can measure."""
     families = OF_TASK.get(task, _FAMILIES)
@@ -145,6 +152,9 @@ def higher_is_better(name: str) -> bool:
 
     Raises ``UsageError`` for an unknown name, and for metrics such as ``pcoc``, best at 1, that cannot order models.
     """
+    if not name.startswith("gap:"):
+        metric, _, label = name.partition(":")
+        name = metric if metric in POINTWISE or label.isidentifier() else name
     validate([name])
     if gap(name) is not None:
         return False

@@ -120,6 +120,11 @@ class Model(nn.Module):
         """Make the model for the given training data."""
         return cls(config, data)
 
+    @classmethod
+    def deviations(cls, config: Any) -> list[str]:
+        """Return a sentence for each way in which this configuration departs from how the model is published."""
+        return []
+
     def procedure(self, data: Any) -> Iterator[Stage]:
         """Yield the stages of training: by default one, of one phase over ``batches`` with ``loss``."""
         config = self.config
@@ -145,6 +150,8 @@ class CTRModel(Model):
     """Scores rows of categorical fields: ``forward`` gives logits, trained by binary cross-entropy."""
 
     tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+    multi_task: ClassVar[bool] = False
+    """Whether it learns several labels at once, and so can train on a benchmark that has them."""
 
     def __init__(self, config: ModelConfig, fields: FieldSpace) -> None:
         super().__init__()
@@ -154,19 +161,30 @@ class CTRModel(Model):
     @classmethod
     def create(cls, config: ModelConfig, data: CTRData) -> Self:
         """Make the model for the fields of the data."""
+        cls.check_labels(data)
         return cls(config, data.fields)
+
+    @classmethod
+    def check_labels(cls, data: CTRData) -> None:
+        """Raise ``UsageError`` if the data have several labels and the model learns one."""
+        if len(data.labels) > 1 and not cls.multi_task:
+            raise UsageError(
+                f"{cls.model_name()} learns one label, and this benchmark has {len(data.labels)}: "
+                f"{', '.join(data.labels)}; use a model with multi_task = True"
+            )
 
     @abstractmethod
     def forward(self, batch: CTRBatch) -> Tensor:
-        """Return logits, shape (B,)."""
+        """Return logits, shape (B,); (B, T) with ``multi_task``, for T labels."""
 
     def batches(self, data: CTRData) -> BatchSource[CTRBatch]:
         """All rows in random order."""
         return data.rows(self.config.batch_size)
 
     def loss(self, batch: CTRBatch) -> Tensor:
-        """Mean binary cross-entropy."""
-        return nn.functional.binary_cross_entropy_with_logits(self(batch), batch.labels)
+        """Mean binary cross-entropy, over rows and labels."""
+        logits: Tensor = self(batch)
+        return nn.functional.binary_cross_entropy_with_logits(logits.view_as(batch.labels), batch.labels)
 
 
 class Recommender(Model):

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from recbench.tasks.batches import BatchSource
 
-Optimizer = Literal["adam", "sgd"]
+Optimizer = Literal["adam", "sgd", "lazy-adam", "rowwise-adagrad"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Phase:
     weight_decay: float = 0.0
     """Of the optimiser: added to the gradient as ``weight_decay * parameter``."""
     optimizer: Optimizer = "adam"
+    sparse: Sequence[Parameter] = ()
+    """Those of the parameters that a lazy optimiser updates by rows: tables whose gradients are sparse."""
+    sparse_decay: float = 0.0
+    """Weight decay of the rows looked up."""
     max_norm: float | None = None
     """The gradient of all parameters together is scaled down to this norm."""
     project: Callable[[], None] | None = None

@@ -46,6 +46,8 @@ def print_run(result: Result, directory: Path, before: Result | None = None) -> 
 def _noticed(result: Result) -> Iterator[str]:
     """Yield a sentence for each thing about the evaluation that a reader of its numbers should know."""
     found = result.diagnostics
+    for deviation in found.get("deviations", []):
+        yield f"deviation: {deviation}"
     if tie_rate := found.get("tie_rate", 0):
         yield f"ties: {tie_rate:.1%} of the users have equal scores among their best items"
     if (share := found.get("users_with_list", 1)) < 1:

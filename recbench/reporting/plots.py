@@ -52,15 +52,17 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     benchmarks with average ranks has its critical-difference diagram. Raises RecbenchError where a file cannot be
     written.
     """
-    written = []
-    for name, figure in _figures(comparison):
-        text = io.StringIO()
-        # Without a salt of its own, each file would have other random ids.
-        with mpl.rc_context({"svg.hashsalt": "recbench"}):
-            figure.savefig(text, format="svg", metadata={"Date": None})
-        written.append(folder / f"{name}.svg")
-        write_atomic(written[-1], text.getvalue())
-    return written
+    return [save(figure, folder / f"{name}.svg") for name, figure in _figures(comparison)]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as SVG, the same bytes for the same figure, and return its path."""
+    text = io.StringIO()
+    # Without a salt of its own, each file would have other random ids.
+    with mpl.rc_context({"svg.hashsalt": "recbench"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    write_atomic(path, text.getvalue())
+    return path
 
 
 def _figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
@@ -69,16 +71,17 @@ def _figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
         if not table.rows:
             continue
         split = f" {(table.split_sha256 or '')[:8]}" if names.count(table.benchmark) > 1 else ""
-        stem = _stem(f"{table.benchmark}{split} {table.metric}")
-        yield f"{stem}-intervals", intervals(table)
+        start = stem(f"{table.benchmark}{split} {table.metric}")
+        yield f"{start}-intervals", intervals(table)
         if sum(row.fit_s is not None for row in table.rows) > 1:
-            yield f"{stem}-cost", quality_against_cost(table)
+            yield f"{start}-cost", quality_against_cost(table)
     ranked = [across for across in comparison.across if across.critical_difference is not None]
     for number, across in enumerate(ranked, start=1):
         yield "critical-difference" + (f"-{number}" if len(ranked) > 1 else ""), critical_difference_diagram(across)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """Return a name as the name of a file."""
     return re.sub(r"[^A-Za-z0-9.@_]+", "-", name)
 
 

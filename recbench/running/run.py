@@ -15,6 +15,7 @@ import torch
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.base import Model, parameter_count
 from recbench.running.directory import logged, occupied
+from recbench.running.explanation import write_explanation
 from recbench.running.plan import Plan
 from recbench.running.result import (
     CHECKPOINT,
@@ -114,7 +115,11 @@ def blank_result(plan: Plan) -> Result:
         config=plan.config.model_dump(mode="json"),
         settings=plan.settings.model_dump(mode="json"),
         budget=plan.budget,
-        diagnostics={"identity": plan.identity(), "config_from": plan.config_from},
+        diagnostics={
+            "identity": plan.identity(),
+            "config_from": plan.config_from,
+            "deviations": plan.model.deviations(plan.config),
+        },
     )
 
 
@@ -201,6 +206,10 @@ class _Recorder:
             began = time.perf_counter()
             evaluation, leakage = task.test(model, sealed)
             evaluate_s = time.perf_counter() - began
+            explanation = model.explain(task.data)
+        if explanation is not None:
+            write_explanation(self.directory, explanation)
+            result.diagnostics["explanation"] = dict(explanation.figures)
         history = fitted.history
         result.diagnostics["best_epoch"] = history.best_epoch
         record_evaluation(result, self.directory, valid.metrics, evaluation, leakage)

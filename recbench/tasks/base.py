@@ -252,13 +252,13 @@ class Task(ABC, Generic[DataT, ModelT]):
         return self.judge_file(frame, part, self._valid), self.lint(part)
 
 
-def finite(values: Tensor, expected: int, method: str) -> Tensor:
-    """Return what a model's ``method`` gave as float64 (n,), if it is one finite number for each row."""
-    if values.shape != (expected,):
-        raise RecbenchError(f"{method} returned shape {tuple(values.shape)}, expected {(expected,)}")
+def finite(values: Tensor, expected: tuple[int, ...], method: str) -> Tensor:
+    """Return what a model's ``method`` gave as float64, if it is of the expected shape and finite."""
+    if values.shape != expected:
+        raise RecbenchError(f"{method} returned shape {tuple(values.shape)}, expected {expected}")
     broken = int((~values.isfinite()).sum())
     if broken:
-        raise RecbenchError(f"{broken} of {expected} predictions are NaN or infinite, expected finite numbers")
+        raise RecbenchError(f"{broken} of {values.numel()} predictions are NaN or infinite, expected finite numbers")
     return values.double()
 
 

@@ -152,7 +152,7 @@ class RatingTask(Task[RatingData, Predictor]):
         users, items = to_device(part["users"], self.device), to_device(part["items"], self.device)
         pairs = zip(blocks(users, PAIRS_AT_ONCE), blocks(items, PAIRS_AT_ONCE), strict=True)
         scores = torch.cat([model.predict(*pair).double() for pair in pairs])
-        return self.judge(finite(scores, len(users), "predict()"), part, metrics)
+        return self.judge(finite(scores, (len(users),), "predict()"), part, metrics)
 
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
         """Judge scores ``user, item, score``."""

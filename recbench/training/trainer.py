@@ -266,7 +266,7 @@ class _Runner:
         if trainer.bfloat16:
             precision = torch.autocast(trainer.device.type, dtype=torch.bfloat16)
         for batch in self.phase.batches.epoch(trainer.generator):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             with precision:
                 loss = self._loss(batch)
             loss.backward()

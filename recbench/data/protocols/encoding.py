@@ -2,7 +2,8 @@
 
 Two passes. While the rows are read, each field writes provisional numbers of its values (in order of first sight) to a
 file of its own. When the split is known, the numbers of training rows are counted, the vocabulary is cut to them, and
-the files are read again and mapped to final ids.
+the files are read again and mapped to final ids. Rows behind those of the log (of the table of items) are encoded with
+them, and nothing is learned from them.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class Encoder(ABC):
     def _chunks(self, n_rows: int) -> Iterator[tuple[slice, NDArray[Any]]]:
         self.column.rewind()
         for start in range(0, n_rows, COUNTED_AT_ONCE):
-            yield slice(start, start + COUNTED_AT_ONCE), self.column.read(COUNTED_AT_ONCE)
+            rows = slice(start, min(start + COUNTED_AT_ONCE, n_rows))
+            yield rows, self.column.read(rows.stop - rows.start)
         self.column.rewind()
 
 
@@ -236,9 +238,10 @@ class Lists(Tokens):
         self.column.rewind()
         self.lengths.rewind()
         for start in range(0, len(train), ROWS_AT_ONCE):
-            lengths = self.lengths.read(ROWS_AT_ONCE)
+            chosen = train[start : start + ROWS_AT_ONCE]
+            lengths = self.lengths.read(len(chosen))
             codes = self.column.read(int(lengths.sum()))
-            self.vocabulary.count(codes[np.repeat(train[start : start + ROWS_AT_ONCE], lengths)])
+            self.vocabulary.count(codes[np.repeat(chosen, lengths)])
         self.column.rewind()
         self.lengths.rewind()
 

@@ -1,10 +1,26 @@
 """Input fields of click models, as a benchmark describes them."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 BINS = 32
+
+
+def without_unused(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Leave out those of the keys that have no value.
+
+    A run's identity is made of what its benchmark says, and a key that it does not use is no part of that.
+    """
+    return {key: value for key, value in values.items() if value or key not in keys}
 
 
 class FieldSpec(BaseModel):
@@ -33,6 +49,11 @@ class FieldSpec(BaseModel):
     """Values seen in fewer training rows become "unseen"."""
     vocabulary: str | None = None
     """Another field whose ids this one shares (a user's past items and the item)."""
+    history_of: str | None = None
+    """A sequence that is in no column: the values of that field, of one token, in the same user's rows of an earlier
+    time, oldest first."""
+    positive: bool = False
+    """Of a history: of positive rows only, by the first label."""
 
     @property
     def source(self) -> str:
@@ -66,4 +87,20 @@ class FieldSpec(BaseModel):
             raise ValueError(
                 f"field '{self.name}': prefix, suffix and vocabulary are for tokens, and it has a transform"
             )
+        if self.history_of and not (self.sequence and self.vocabulary):
+            raise ValueError(
+                f"field '{self.name}': a history needs sequence, the most values it shows, and vocabulary, whose ids "
+                "they have"
+            )
+        if self.history_of and (self.column or self.prefix or self.suffix):
+            raise ValueError(
+                f"field '{self.name}': column, prefix and suffix are those of the field '{self.history_of}', whose "
+                "history it is"
+            )
+        if self.positive and not self.history_of:
+            raise ValueError(f"field '{self.name}': positive says which rows a history shows, and it has no history_of")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unused(dump(self), "history_of", "positive")

@@ -95,6 +95,15 @@ def late_knowledge(users: Int, times: Times, *evaluations: Evaluation) -> list[s
     return findings
 
 
+def targets_in_histories(events: Int, low: Int, high: Int, *evaluations: Evaluation) -> list[str]:
+    """Find known rows whose history has a target; the history of row r is the rows ``events[low[r]:high[r]]``."""
+    findings = {}
+    for name, targets, _, known in evaluations:
+        upto = np.concatenate([[0], np.cumsum(targets[events])])
+        findings[f"rows known before {name} have a {name} target in their history"] = known & (upto[high] > upto[low])
+    return _counted(findings)
+
+
 def user_order(users: Int, times: Times, valid: Evaluation, test: Evaluation) -> list[str]:
     """Find users whose rows are not, in their order of time, for training, then validation, then test."""
     late = _out_of_order(users, times, valid.targets + 2 * test.targets)

@@ -121,9 +121,8 @@ class Context(nn.Module):
         self.fields = FieldSpace(replace(field, offset=offsets[field.offset]) for field in chosen)
         shift = {field.name: field.offset - offsets[field.offset] for field in chosen}
         self.multi_shifts = {field.name: shift[field.name] for field in self.fields.multi}
-        self.register_buffer(
-            "shifts", torch.tensor([shift[field.name] for field in self.fields.single]), persistent=False
-        )
+        shifts = torch.tensor([shift[field.name] for field in self.fields.single], dtype=torch.int64)
+        self.register_buffer("shifts", shifts, persistent=False)
         self.singles = [fields.single.index(by_name[field.name]) for field in self.fields.single]
         self.denses = [fields.dense.index(by_name[field.name]) for field in self.fields.dense]
         if chosen:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbench.errors import UsageError
 from recbench.models.base import CTRModel, Factor, NonNegativeFloat, PositiveFloat, TrainedConfig, tunable
 from recbench.models.procedure import Phase, Stage
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
@@ -26,13 +29,15 @@ class FieldEmbedding(nn.Module):
     def __init__(self, fields: FieldSpace, dim: int) -> None:
         super().__init__()
         self.fields = fields
+        self.sparse = False
+        """Whether gradients are sparse, for an optimiser that updates only the rows looked up."""
         self.weight = nn.Parameter(torch.empty(fields.n_ids, dim).normal_(std=1e-4))
 
     def forward(self, batch: CTRBatch, fields: FieldSpace | None = None) -> Tensor:
         """Look up the fields of a batch, shape (B, F, D); ``fields`` are the batch's, where it has not all."""
         fields = self.fields if fields is None else fields
         weight = self.weight  # once: a table with a parametrisation is computed at each access
-        single = functional.embedding(batch.ids, weight)
+        single = functional.embedding(batch.ids, weight, sparse=self.sparse)
         if len(fields.single) == len(fields):
             return single
         columns, numbers = iter(single.unbind(1)), iter([] if batch.dense is None else batch.dense.unbind(1))
@@ -40,9 +45,14 @@ class FieldEmbedding(nn.Module):
         for field in fields:
             if field.multi:
                 ragged = batch.multi[field.name]
-                vectors.append(functional.embedding_bag(ragged.values, weight, ragged.offsets[:-1], mode="mean"))
+                vectors.append(
+                    functional.embedding_bag(
+                        ragged.values, weight, ragged.offsets[:-1], mode="mean", sparse=self.sparse
+                    )
+                )
             elif field.dense:
-                vectors.append(next(numbers)[:, None] * weight[field.offset])
+                row = batch.ids.new_tensor([field.offset])
+                vectors.append(next(numbers)[:, None] * functional.embedding(row, weight, sparse=self.sparse))
             else:
                 vectors.append(next(columns))
         return torch.stack(vectors, 1)
@@ -70,10 +80,28 @@ class EmbeddingModel(CTRModel):
         """The learning rate is multiplied by it after an epoch without a better validation value."""
         max_norm: PositiveFloat | None = None
         """The gradient is scaled down to this norm."""
+        optimizer: Literal["adam", "lazy-adam", "rowwise-adagrad"] = "adam"
+        """For large tables: the lazy ones update and penalise only the rows of the batch. All else has Adam."""
+
+        @model_validator(mode="after")
+        def _lazy_is_not_clipped(self) -> Self:
+            if self.optimizer != "adam" and self.max_norm is not None:
+                raise UsageError(f"max_norm: expected none with optimizer={self.optimizer}, found {self.max_norm}")
+            return self
+
+    @classmethod
+    def deviations(cls, config: Any) -> list[str]:
+        """Name the lazy optimisers."""
+        if config.optimizer == "adam":
+            return []
+        return [f"optimizer {config.optimizer}: a step updates and penalises only the table rows of its batch"]
 
     def procedure(self, data: CTRData) -> Iterator[Stage]:
         """One stage of one phase."""
         config = self.config
+        lazy = config.optimizer != "adam"
+        for embedding in self.embeddings():
+            embedding.sparse = lazy
         phase = Phase(
             "train",
             self.batches(data),
@@ -81,6 +109,9 @@ class EmbeddingModel(CTRModel):
             list(self.parameters()),
             config.learning_rate,
             config.weight_decay,
+            optimizer=config.optimizer,
+            sparse=[table(embedding) for embedding in self.embeddings()] if lazy else (),
+            sparse_decay=config.embedding_l2,
             max_norm=config.max_norm,
         )
         yield Stage("train", [phase], config.epochs, config.patience, lr_decay=config.lr_decay)
@@ -89,9 +120,15 @@ class EmbeddingModel(CTRModel):
         """Mean binary cross-entropy and the penalty on the embeddings."""
         return super().loss(batch) + self.penalty()
 
+    def embeddings(self) -> list[FieldEmbedding]:
+        """Return the modules that hold the tables."""
+        return [module for module in self.modules() if isinstance(module, FieldEmbedding)]
+
     def penalty(self) -> Tensor:
-        """Half of embedding_l2 times the sum of squares of all tables."""
-        tables = [table(module) for module in self.modules() if isinstance(module, FieldEmbedding)]
+        """Half of embedding_l2 times the sum of squares of all tables; a lazy optimiser does the same by decay."""
+        tables = [table(embedding) for embedding in self.embeddings()]
+        if self.config.optimizer != "adam":
+            return tables[0].new_zeros(())
         squares = torch.stack([weight.square().sum() for weight in tables]).sum()
         penalty: Tensor = self.config.embedding_l2 / 2 * squares
         return penalty

@@ -1,9 +1,14 @@
-"""Interactions between field embeddings. Shapes: B batch, F fields, D dims, H heads, W = H * head_dim."""
+"""Interactions between field embeddings.
+
+Shapes: B batch, F fields, D dims, P = F (F - 1) / 2 pairs, H heads, W = H * head_dim. Pairs i < j are in the order
+(0, 1), (0, 2), ..., (F - 2, F - 1).
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +19,21 @@ def pair_pooling(embeddings: Tensor) -> Tensor:
     In O(F D) as half of (sum e)^2 - sum e^2: Rendle, ICDM 2010, lemma 3.1.
     """
     return (embeddings.sum(1).square() - embeddings.square().sum(1)) / 2
+
+
+def pair_products(embeddings: Tensor) -> Tensor:
+    """Return e_i * e_j (elementwise) of all pairs of fields, shape (B, F, D) -> (B, P, D)."""
+    n_fields = embeddings.shape[1]
+    first, second = torch.triu_indices(n_fields, n_fields, 1, device=embeddings.device)
+    return embeddings.index_select(1, first) * embeddings.index_select(1, second)
+
+
+def inner_products(embeddings: Tensor) -> Tensor:
+    """Return <e_i, e_j> of all pairs of fields, shape (B, F, D) -> (B, P)."""
+    n_fields = embeddings.shape[1]
+    first, second = torch.triu_indices(n_fields, n_fields, 1, device=embeddings.device)
+    products = embeddings @ embeddings.transpose(1, 2)
+    return products.flatten(1).index_select(1, first * n_fields + second)
 
 
 class InteractingLayer(nn.Module):
