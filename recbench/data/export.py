@@ -21,10 +21,11 @@ def export(prepared: Prepared, folder: Path) -> list[Path]:
 
     ``train.parquet`` and ``valid.parquet`` are whole; ``test.parquet`` asks: ``user`` where items are to be ranked,
     ``user, item`` where pairs are to be scored, and the fields of every ``row`` of a click log, in the order in which
-    ``row`` numbers are scored. ``items.parquet`` has all items, the candidates of a ranking. Where models are shown
-    interactions beside training, ``valid_history.parquet`` and ``test_history.parquet`` have them; ``graph.parquet``
-    has ``head, relation, tail``. Numbers of click logs are as the protocol transforms them; a value that is not in
-    training is null.
+    ``row`` numbers are scored; a field that is a history has what came before the row, test rows too. Of several labels
+    the columns are ``label:<name>``. ``items.parquet`` has all items, the candidates of a ranking. Where models are
+    shown interactions beside training, ``valid_history.parquet`` and ``test_history.parquet`` have them;
+    ``graph.parquet`` has ``head, relation, tail``. Numbers of click logs are as the protocol transforms them; a value
+    that is not in training is null.
 
     Raises:
         UsageError: the folder exists.
@@ -65,7 +66,7 @@ def _frames(prepared: Prepared) -> dict[str, pl.DataFrame]:
             frames[name] = _pairs(part, shared)
         if name == "test":
             # What is asked, without the answer: a click log's label, a pair's label, or which items are relevant.
-            asked = frames[name].drop("label", strict=False)
+            asked = frames[name].drop("label", "^label:.*$", strict=False)
             frames[name] = asked if "labels" in part else asked.select("user").unique(maintain_order=True)
         if "history_users" in part:
             history = {array.removeprefix("history_"): part[array] for array in part if array.startswith("history_")}
@@ -110,7 +111,9 @@ def _rows(part: Arrays, prepared: Prepared) -> pl.DataFrame:
         else:
             columns[name] = values.gather(part["ids"][:, singles] - field["offset"])
             singles += 1
-    return pl.DataFrame(columns | {"label": np.array(part["labels"])})
+    names = [f"label:{name}" for name in prepared.meta.get("labels", ())] or ["label"]
+    labels = part["labels"].reshape(len(part["labels"]), len(names))
+    return pl.DataFrame(columns | {name: np.array(labels[:, place]) for place, name in enumerate(names)})
 
 
 def _graph(shared: Arrays) -> pl.DataFrame:

@@ -141,7 +141,8 @@ def validate(names: Iterable[str], task: str = "") -> None:
     families = OF_TASK.get(task, _FAMILIES)
     known = [form for family in families for form in family]
     for name in names:
-        if pattern(name) not in known or (gap(name) is not None and WHOLE not in families):
+        of_groups = gap(name) is not None
+        if pattern(name) not in known or (of_groups and WHOLE not in families) or (":" in name and not of_groups):
             raise unknown("metric", name, known, hint=task and f"of task {task}")
         if ".NN" in pattern(name):
             share(name)
@@ -152,9 +153,9 @@ def higher_is_better(name: str) -> bool:
 
     Raises ``UsageError`` for an unknown name, and for metrics such as ``pcoc``, best at 1, that cannot order models.
     """
-    if not name.startswith("gap:"):
-        metric, _, label = name.partition(":")
-        name = metric if metric in POINTWISE or label.isidentifier() else name
+    metric, _, label = name.partition(":")
+    if label and pattern(metric) in (*POINTWISE, *GROUPED):
+        name = metric
     validate([name])
     if gap(name) is not None:
         return False

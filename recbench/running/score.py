@@ -43,7 +43,8 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
 
     Args:
         file: Parquet with raw ids, in the form of the task: ``user, item, score`` and optionally ``rank`` (topn, kg),
-            ``row, score`` with probabilities (ctr), ``user, item, score`` (rating).
+            ``row, score`` with probabilities (ctr; ``row, score:<label>, ...`` for a benchmark with several labels),
+            ``user, item, score`` (rating).
         benchmark: full name.
         name: of the model, in lower case letters and digits; by default made of the file's name.
         seed: of the model that made the file. Files of several seeds under one name compare as one model.
@@ -78,7 +79,7 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
             f"{directory} holds a finished result of another file, run or definition of the benchmark; give another "
             "--name, --seed or --out, or delete it"
         )
-    frame = read_columns(file, COLUMNS)
+    frame = read_columns(file, [*COLUMNS, *(f"score:{label}" for label in definition.labels)])
     prepared = definition.protocol.prepare(card)
     with occupied(directory), logged(directory / LOG):
         log.info("%s %s seed %d: predictions of %s, sha256 %s", benchmark, name, seed, file.name, sha256)

@@ -56,6 +56,11 @@ class Benchmark(BaseModel):
     name: str
     """Full name, ``<task>/<name>``, as the file's place says."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels of a row, where it has several."""
+        return tuple(self.protocol.labels or ()) if isinstance(self.protocol, Labelled) else ()
+
     @model_validator(mode="after")
     def _can_be_measured(self) -> Benchmark:
         if self.primary_metric not in self.metrics:

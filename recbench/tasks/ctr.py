@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recbench.data.protocols.labelled import ITEMS
 from recbench.data.store import Arrays
 from recbench.metrics import calibration, names, pointwise
 from recbench.tasks import predictions
 from recbench.tasks.base import Development, Evaluation, Tables, Task, finite, per_group, without_both_classes
 from recbench.tasks.batches import Ragged, blocks, to_device
+from recbench.tasks.labels import over_labels
 from recbench.tasks.linting import Report, lint_rows
 
 if TYPE_CHECKING:
@@ -81,8 +83,8 @@ class FieldSpace(tuple[Field, ...]):
 class CTRBatch:
     """A block of B rows.
 
-    ``ids`` (B, F) of the single-valued fields, ``multi`` a ragged per multi-valued one, ``labels`` (B,), or (B, T) with T
-    labels a row, and ``dense`` (B, D) float32 of the fields that are numbers, None where there are none.
+    ``ids`` (B, F) of the single-valued fields, ``multi`` a ragged per multi-valued one, ``labels`` (B,), or (B, T) with
+    T labels a row, and ``dense`` (B, D) float32 of the fields that are numbers, None where there are none.
     """
 
     ids: Tensor
@@ -175,7 +177,7 @@ class Classifier(Protocol):
     """What the task asks of a model."""
 
     def __call__(self, batch: CTRBatch) -> Tensor:
-        """Return logits, shape (B,)."""
+        """Return logits, shape (B,), or (B, T) for T labels."""
         ...
 
 
@@ -187,15 +189,32 @@ class CTRTask(Task[CTRData, Classifier]):
     def training_data(self, development: Development) -> CTRData:
         """Put the training rows on the device."""
         self.fields = FieldSpace(Field(**field) for field in development.meta["fields"])
-        return CTRData(self.fields, self._batch(development.train))
+        labels = self.benchmark.labels or ("label",)
+        return CTRData(self.fields, self._batch(development.train, self.fields), labels, self._items(development))
 
-    def _batch(self, part: Arrays) -> CTRBatch:
+    def _items(self, development: Development) -> ItemTable | None:
+        """Return what the benchmark tells of each item."""
+        told = development.meta.get("item")
+        if told is None:
+            return None
+        field_of = {field.name: field for field in self.fields}
+        item = field_of[told["field"]]
+        fields = FieldSpace((item, *(field_of[name] for name in told["attributes"])))
+        arrays = {
+            name.removeprefix(ITEMS): values for name, values in development.shared.items() if name.startswith(ITEMS)
+        }
+        # A row that is no example has no label.
+        rows = self._batch({**arrays, "labels": np.empty((item.size, 0), dtype=np.float32)}, fields)
+        vectors = torch.tensor(arrays["vectors"], device=self.device) if "vectors" in arrays else None
+        return ItemTable(item, fields, rows, vectors)
+
+    def _batch(self, part: Arrays, fields: FieldSpace) -> CTRBatch:
         multi = {
             field.name: Ragged(
                 to_device(part[f"{field.name}_values"], self.device),
                 to_device(part[f"{field.name}_offsets"], self.device),
             )
-            for field in self.fields.multi
+            for field in fields.multi
         }
         labels = torch.tensor(part["labels"], device=self.device)
         dense = torch.tensor(part["dense"], device=self.device) if "dense" in part else None
@@ -205,26 +224,36 @@ class CTRTask(Task[CTRData, Classifier]):
         self, model: Classifier, part: Arrays, *, seen: Arrays | None = None, metrics: Sequence[str] | None = None
     ) -> Evaluation:
         """Predict every row and measure."""
-        rows = self._batch(part)
+        rows = self._batch(part, self.fields)
         logits = torch.cat([model(block).double() for block in rows.split(ROWS_AT_ONCE)])
-        return self.judge(finite(logits, len(rows), "forward()").sigmoid(), part, metrics)
+        if logits.shape == (len(rows), 1):
+            logits = logits.squeeze(1)  # of a model for any number of labels
+        return self.judge(finite(logits, tuple(rows.labels.shape), "forward()").sigmoid(), part, metrics)
 
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
-        """Judge probabilities ``row, score``."""
-        return self.judge(predictions.row_scores(frame, len(part["labels"])), part)
+        """Judge probabilities ``row, score``, or ``row, score:<label>, ...`` where there are several labels."""
+        return self.judge(predictions.row_scores(frame, len(part["labels"]), self.benchmark.labels), part)
 
     def judge(self, probabilities: Tensor, part: Arrays, metrics: Sequence[str] | None = None) -> Evaluation:
-        """Measure predicted probabilities (N,) float64 of the part's rows.
+        """Measure predicted probabilities (N,) float64 of the part's rows, or (N, T) of T labels.
 
         Predictions: ``row, score``, the row's number in the part and its probability. Users are whatever groups the
         rows, or blocks of consecutive rows in a log without groups. Besides: ``reliability``, the data of the diagram,
-        and ``per_field``, the metrics of each value of each field that has at least 50 rows.
+        and ``per_field``, the metrics of each value of each field that has at least 50 rows. Of several labels, all of
+        it is of each label, and metrics are averaged over them, as ``labels.over_labels`` says.
         """
         probabilities = probabilities.to(self.device)
         labels = torch.tensor(part["labels"], device=self.device)
+        measured = metrics or self.benchmark.metrics
+        if labels.ndim == 1:
+            return self._judge(probabilities, labels, part, measured)
+        columns = zip(self.benchmark.labels, probabilities.T.contiguous(), labels.T.contiguous(), strict=True)
+        return over_labels({label: self._judge(scores, truth, part, measured) for label, scores, truth in columns})
+
+    def _judge(self, probabilities: Tensor, labels: Tensor, part: Arrays, measured: Sequence[str]) -> Evaluation:
+        """Measure probabilities (N,) for one label (N,)."""
         group_ids, group_of = self._groups(part)
         groups = to_device(group_of, self.device)
-        measured = metrics or self.benchmark.metrics
         values = pointwise.pointwise_metrics(probabilities, labels, measured, groups=groups)
 
         def tables() -> Tables:
@@ -274,4 +303,4 @@ class CTRTask(Task[CTRData, Classifier]):
 
     def lint(self, test: Arrays) -> Report:
         """Look for repeated rows, and for fields that give the label away."""
-        return lint_rows(self._train, test, self.fields)
+        return lint_rows(self._train, test, self.fields, self.data.labels)

@@ -133,7 +133,7 @@ def lint_times(test: Arrays, known: Mapping[str, Arrays], promised: Order | None
     return report + _report("time-by-user", count, found, severe=True)
 
 
-def lint_rows(train: Arrays, test: Arrays, fields: Sequence[Field]) -> Report:
+def lint_rows(train: Arrays, test: Arrays, fields: Sequence[Field], labels: Sequence[str] = ("label",)) -> Report:
     """Look for repeated rows, and for fields that give the label away or identify the row.
 
     A single-valued field is judged by the AUC, over test rows, of the training rows' mean label of its value; a dense
@@ -141,10 +141,11 @@ def lint_rows(train: Arrays, test: Arrays, fields: Sequence[Field]) -> Report:
     only. The AUC is looked at if the test part has at least 50 rows of each class.
 
     Args:
-        train: ``ids`` (n, F), ``labels`` (n,) 0 or 1, and as the fields say ``dense`` (n, D), ``<field>_values`` and
-            ``<field>_offsets`` (n + 1,).
+        train: ``ids`` (n, F), ``labels`` (n,) or (n, T) 0 or 1, and as the fields say ``dense`` (n, D),
+            ``<field>_values`` and ``<field>_offsets`` (n + 1,).
         test: the same of the test part.
         fields: all of them, in the order of the columns.
+        labels: their names.
     """
     single = [field for field in fields if not field.multi and not field.dense]
     multi = [field for field in fields if field.multi and not field.dense]
@@ -154,23 +155,35 @@ def lint_rows(train: Arrays, test: Arrays, fields: Sequence[Field]) -> Report:
     found = f"{repeated} of {len(test['labels'])} test rows have the same fields as a training row"
     report = _report("repeated-rows", repeated, found, severe=False)
 
-    is_positive = test["labels"].astype(np.int64)
-    judged = min(np.count_nonzero(is_positive), np.count_nonzero(1 - is_positive)) >= LEAST_ROWS
-    auc_of: dict[str, float] = {}
-    identifiers = []
-    for column, field in enumerate(single):
-        trained = _by_value(train, column, field)
-        if np.count_nonzero(trained.sum(axis=1)) > IDENTIFIER_SHARE * len(train["labels"]):
-            identifiers.append(field.name)
-        if judged:
-            auc_of[field.name] = _auc(_mean_labels(trained), _by_value(test, column, field))
-    if judged:
+    trained, tested = (part["labels"].reshape(len(part["labels"]), -1).astype(np.int32) for part in (train, test))
+    telling, judged = [], False
+    for name, of_train, of_test in zip(labels, trained.T, tested.T, strict=True):
+        positives = np.count_nonzero(of_test)
+        if min(positives, len(of_test) - positives) < LEAST_ROWS:
+            continue
+        judged = True
+        auc_of = {
+            field.name: _auc(
+                _mean_labels(_by_value(train, column, field, of_train)), _by_value(test, column, field, of_test)
+            )
+            for column, field in enumerate(single)
+        }
         for column, field in enumerate(dense):
-            auc = _auc(test["dense"][:, column], np.stack([1 - is_positive, is_positive], axis=1))
+            auc = _auc(test["dense"][:, column], np.stack([1 - of_test, of_test], axis=1))
             auc_of[field.name] = max(auc, 1 - auc)
-        telling = [name for name, auc in auc_of.items() if auc > SUSPECT_AUC]
-        found = "; ".join(f"feature {name} predicts the label, with an AUC of {auc_of[name]:.4f}" for name in telling)
-        report += _report("field-gives-label", len(telling), found, severe=True)
+        telling += [
+            f"feature {field} predicts the {name if len(labels) == 1 else f'label {name}'}, with an AUC of {auc:.4f}"
+            for field, auc in auc_of.items()
+            if auc > SUSPECT_AUC
+        ]
+    if judged:
+        report += _report("field-gives-label", len(telling), "; ".join(telling), severe=True)
+    n_rows = len(train["labels"])
+    identifiers = [
+        field.name
+        for column, field in enumerate(single)
+        if len(np.flatnonzero(np.bincount(train["ids"][:, column] - field.offset))) > IDENTIFIER_SHARE * n_rows
+    ]
     found = f"nearly every training row has its own value of {', '.join(identifiers)}"
     return report + _report("field-identifies-row", len(identifiers), found, severe=False)
 
@@ -241,9 +254,9 @@ def _row_keys(part: Arrays, multi: Iterable[Field]) -> NDArray[np.int64]:
     return keys
 
 
-def _by_value(part: Arrays, column: int, field: Field) -> NDArray[np.int64]:
+def _by_value(part: Arrays, column: int, field: Field, labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """Count the rows by value of a single-valued field and by label, shape (size, 2)."""
-    cells: NDArray[np.int32] = 2 * (part["ids"][:, column] - field.offset) + part["labels"].astype(np.int32)
+    cells: NDArray[np.int32] = 2 * (part["ids"][:, column] - field.offset) + labels
     return np.bincount(cells, minlength=2 * field.size).reshape(-1, 2)
 
 

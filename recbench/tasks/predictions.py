@@ -94,20 +94,23 @@ def lists(
     return made, {"users_with_list": float((sizes > 0).mean()), "users_ignored": n_ignored}
 
 
-def row_scores(frame: pl.DataFrame, n_rows: int) -> Tensor:
+def row_scores(frame: pl.DataFrame, n_rows: int, labels: Sequence[str] = ()) -> Tensor:
     """Return the probability of every row of a part, (N,) float64 on the CPU, in the part's order.
 
     Args:
         frame: columns ``row``, from 0 to N - 1 in any order, and ``score`` in [0, 1].
         n_rows: N.
+        labels: names of T labels, for probabilities (N, T) from the columns ``score:<label>``; none for one label.
 
     Raises:
         RecbenchError: a column is missing or of a wrong type; a value is missing; a score is not in [0, 1]; or a row is
             out of range, repeated or not there.
     """
-    frame = _columns(frame, "row", "score")
-    rows, scores = _integers(frame, "row"), _scores(frame)
-    _refuse(frame, (scores < 0) | (scores > 1), "have a score outside [0, 1]; expected probabilities")
+    columns = [f"score:{label}" for label in labels] or ["score"]
+    frame = _columns(frame, "row", *columns)
+    rows = _integers(frame, "row")
+    scores = np.stack([_scores(frame, column) for column in columns], axis=1)
+    _refuse(frame, (scores.min(axis=1) < 0) | (scores.max(axis=1) > 1), "have a score outside [0, 1]; expected probabilities")
     _refuse(frame, (rows < 0) | (rows >= n_rows), f"are not among the {n_rows} rows of the part, 0 to {n_rows - 1}")
     _refuse(frame, _repeated(rows), "repeat a row")
     missing = np.bincount(rows, minlength=n_rows) == 0
@@ -116,7 +119,8 @@ def row_scores(frame: pl.DataFrame, n_rows: int) -> Tensor:
             f"{np.count_nonzero(missing)} of the {n_rows} rows of the part have no score; the first is row "
             f"{missing.argmax()}"
         )
-    return torch.from_numpy(scores[rows.argsort()])
+    probabilities = torch.from_numpy(scores[rows.argsort()])
+    return probabilities if labels else probabilities.squeeze(1)
 
 
 def pair_scores(frame: pl.DataFrame, shared: Arrays, users: NDArray[Any], items: NDArray[Any]) -> Tensor:
@@ -206,11 +210,11 @@ def _integers(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
     return values.to_numpy().astype(np.int64)
 
 
-def _scores(frame: pl.DataFrame) -> NDArray[np.float64]:
-    values = frame["score"]
+def _scores(frame: pl.DataFrame, column: str = "score") -> NDArray[np.float64]:
+    values = frame[column]
     if not (values.dtype.is_float() or values.dtype.is_integer()):
         raise _wrong_type(values, "numbers")
-    _refuse(frame, values.is_null().to_numpy(), "have no score")
+    _refuse(frame, values.is_null().to_numpy(), f"have no {column}")
     scores = values.to_numpy().astype(np.float64)
     _refuse(frame, ~np.isfinite(scores), "have a score that is NaN or infinite")
     return scores

@@ -9,11 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recbench.data.protocols.encoding import UNSEEN, Categorical, Encoder, Floats, Ints, Lists, Numbers, Tokens
+from recbench.data.protocols.labelled import ITEMS
 from recbench.data.store import Writer
 from recbench.errors import RecbenchError
-
-PREFIX = "items_"
-"""Begins the names of the arrays, which are otherwise those of rows."""
 
 
 class ItemRows:
@@ -50,14 +48,14 @@ class ItemRows:
                 _write_lists(out, encoder.spec.name, *_taken(*encoder.rows(n), order))
             elif isinstance(encoder, Categorical):
                 columns.append(np.append(np.int32(encoder.offset + UNSEEN), encoder.ids(n)[order]))
-        out.write("shared", f"{PREFIX}ids", np.stack(columns, axis=1))
+        out.write("shared", f"{ITEMS}ids", np.stack(columns, axis=1))
         if dense:
-            out.write("shared", f"{PREFIX}dense", np.stack(dense, axis=1))
+            out.write("shared", f"{ITEMS}dense", np.stack(dense, axis=1))
         if self._vectors:
             known = self._found[order]
             blocks = [_vector(known[name]) for name in self._vectors]
             vectors = np.concatenate(blocks, axis=1)
-            out.write("shared", f"{PREFIX}vectors", np.concatenate([np.zeros_like(vectors[:1]), vectors]))
+            out.write("shared", f"{ITEMS}vectors", np.concatenate([np.zeros_like(vectors[:1]), vectors]))
 
 
 def _taken(lengths: Ints, values: Ints, order: NDArray[np.int64]) -> tuple[Ints, Ints]:
@@ -70,8 +68,8 @@ def _taken(lengths: Ints, values: Ints, order: NDArray[np.int64]) -> tuple[Ints,
 
 
 def _write_lists(out: Writer, name: str, lengths: Ints, values: Ints) -> None:
-    out.write("shared", f"{PREFIX}{name}_offsets", np.append(0, np.cumsum(lengths, dtype=np.int64)))
-    out.write("shared", f"{PREFIX}{name}_values", values)
+    out.write("shared", f"{ITEMS}{name}_offsets", np.append(0, np.cumsum(lengths, dtype=np.int64)))
+    out.write("shared", f"{ITEMS}{name}_values", values)
 
 
 def _vector(values: pl.Series) -> Floats:

@@ -19,6 +19,9 @@ from recbench.errors import RecbenchError
 if TYPE_CHECKING:
     import polars as pl
 
+ITEMS = "items_"
+"""Begins the names of the shared arrays about items, which are otherwise named as those of rows."""
+
 LabelName = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
@@ -63,14 +66,14 @@ class Labelled(Protocol):
     """Rows with binary labels and fields that are categorical, multi-valued, sequences, histories or numbers.
 
     Arrays of a part, for n rows: ``ids`` (n, F) of the single-valued categorical fields, ``dense`` (n, D) of the dense
-    ones (only if there are any), ``<field>_values`` and ``<field>_offsets`` (n + 1,) of the multi-valued ones, sequences
-    and histories, ``labels`` (n,), or (n, T) of T labels, and ``groups`` (n,) the number of the row's group in the
-    shared ``group_ids``. Ids count through all fields: a field's ids start at its offset, and its first id means "not
-    seen in training" (or too rarely). ``store.read_vocabulary`` gives the raw value of each id.
+    ones (only if there are any), ``<field>_values`` and ``<field>_offsets`` (n + 1,) of the other fields, ``labels``
+    (n,), or (n, T) of T labels, and ``groups`` (n,) the number of the row's group in the shared ``group_ids``. Ids
+    count through all fields: a field's ids start at its offset, and its first id means "not seen in training" (or too
+    rarely). ``store.read_vocabulary`` gives the raw value of each id.
 
-    With ``item``, the shared ``items_ids``, ``items_dense``, ``items_<field>_values`` and ``items_<field>_offsets`` have
-    a row for each id of the item, of its field and then its attributes, and ``items_vectors`` (number of ids, V) float32
-    the given vectors.
+    With ``item``, the shared ``items_ids``, ``items_dense``, ``items_<field>_values`` and ``items_<field>_offsets``
+    have a row for each id of the item, of its field and then its attributes, and ``items_vectors`` (number of ids, V)
+    float32 the given vectors.
 
     Rows are read once, in pieces; vocabularies and transforms are learned from training rows alone. Memory holds the
     vocabularies, a few bytes a row for the split, and pieces of fixed size. A history needs the log's ``user`` and
@@ -171,8 +174,8 @@ class Labelled(Protocol):
             if not rows.n_rows:
                 raise RecbenchError(f"protocol {self.name}: label and filters leave no row of {source.card.name}")
             if self.item is not None:
-                table = source.table("items").select("item", *item_columns)
-                rows.read_items(table.unique("item", keep="first", maintain_order=True))
+                items = source.table("items").select("item", *item_columns)
+                rows.read_items(items.unique("item", keep="first", maintain_order=True))
             split = self.split_rows(self.split, rows.published, rows.log())
             out.tell(f"encoding {rows.n_rows:,} rows")
             rows.learn(split)

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbench.models.base import Positive, PositiveFloat, Reference, Share, tunable
+from recbench.models.base import Positive, Reference, Share, tunable
 from recbench.models.explanation import Explanation, Matrix, Table
 from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.entmax import entmax
@@ -71,7 +71,7 @@ class ARMNet(EmbeddingModel):
     class Config(EmbeddingModel.Config):
         """Hyper-parameters; the defaults are the paper's for Frappe."""
 
-        max_norm: PositiveFloat | None = 10.0
+        max_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 10.0
         embedding_dim: Positive = tunable(10, choices=(8, 10, 16))
         num_heads: Positive = tunable(8, choices=(1, 4, 8))
         """Each has a bilinear form of its own."""
@@ -113,32 +113,30 @@ class ARMNet(EmbeddingModel):
 
     @torch.no_grad()
     def explain(self, data: CTRData) -> Explanation:
-        """Say which fields each of the strongest neurons attends to: those with a gate in at least half of the rows."""
-        weight = torch.zeros(())
-        chosen = torch.zeros(())
-        n_rows = 0
+        """Say which fields the strongest neurons attend to: their mean weight is a quarter of the greatest or more."""
+        weights, support, n_rows = torch.zeros(()), torch.zeros(()), 0
         for batch in sample_rows(data):
-            gates = self.neurons.gates(self.embedding(batch))
-            weight = weight.to(gates) + gates.sum(0)
-            chosen = chosen.to(gates) + (gates > 0).sum(0)
+            gates = self.neurons.gates(self.embedding(batch))  # (B, F, N)
+            weights = weights.to(gates) + gates.sum(0)
+            support = support.to(gates) + (gates > 0).sum((0, 1))
             n_rows += len(batch)
-        weight = (weight / n_rows * self.neurons.values().abs()).T  # (N, F)
-        chosen = (chosen / n_rows).T
-        strongest = weight.sum(1).topk(min(NEURONS_SHOWN, len(weight))).indices
+        weights = (weights / n_rows * self.neurons.values().abs()).T  # (N, F)
+        support = support / n_rows
+        strongest = weights.sum(1).topk(min(NEURONS_SHOWN, len(weights))).indices
+        weights = weights[strongest]
         fields = [field.name for field in self.fields]
-        names = [self._neuron_name(number) for number in strongest.tolist()]
+        neurons = [self._neuron_name(number) for number in strongest.tolist()]
         attended = [
-            " ".join(name for name, share in zip(fields, shares, strict=True) if share >= 0.5)
-            for shares in chosen[strongest].tolist()
+            " ".join(name for name, chosen in zip(fields, row, strict=True) if chosen)
+            for row in (weights >= weights.amax(1, keepdim=True) / 4).tolist()
         ]
-        support = chosen.sum(1)
         return Explanation(
-            figures={"mean number of fields a neuron attends to in a row": float(support.mean())},
+            figures={"fields in the support of a gate, mean": float(support.mean())},
             parts=[
-                Matrix("Mean weight of fields, without sign", names, fields, weight[strongest].tolist()),
+                Matrix("Mean weight of fields, without sign", neurons, fields, weights.tolist()),
                 Table(
                     "Attended fields",
-                    {"neuron": names, "fields": attended, "fields in a row": support[strongest].tolist()},
+                    {"neuron": neurons, "fields": attended, "mean support": support[strongest].tolist()},
                 ),
             ],
         )

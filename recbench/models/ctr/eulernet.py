@@ -1,6 +1,6 @@
 """EulerNet: products of fields of learned orders, as sums of logarithms and phases of complex numbers.
 
-Source      Tian, Bai, Zhao, Wen, Cao: EulerNet. SIGIR 2023, arXiv:2304.10711, equations 8-19, and the authors' code
+Source      Tian, Bai, Zhao, Wen, Cao: EulerNet. SIGIR 2023, arXiv:2304.10711, and the authors' code
 Layers      at first r_j = mu_j cos e_j, p_j = mu_j sin e_j, the real and the imaginary part of field j, each of D dims;
             explicit: l = ln(r^2 + p^2) / 2, t = atan2(p, r), l'_k = sum_j a_jk l_j + b_k, t'_k = sum_j a_jk t_j + c_k,
             implicit: ReLU(W r + v) and ReLU(W p + v) of all fields;

@@ -1,6 +1,6 @@
 """FinalMLP: two perceptrons over gated embeddings, fused by a bilinear form of many heads.
 
-Source      Mao, Zhu, Su, Cai, Li, Dong: FinalMLP. AAAI 2023, arXiv:2304.00902, equations 2-10.
+Source      Mao, Zhu, Su, Cai, Li, Dong: FinalMLP. AAAI 2023, arXiv:2304.00902
 Layers      g_s = 2 sigmoid(MLP(context_s)), x_s = MLP_s(g_s * [e_1; ...; e_F]), for the streams s = 1, 2
 Logit       w_1^T x_1 + w_2^T x_2 + b + sum over heads h of x_1h^T W_h x_2h; a stream is cut into equal heads
 Loss        binary cross-entropy + embedding_l2 / 2 * ||E||^2, over the tables of the contexts too

@@ -43,13 +43,7 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 # Shapes: B rows, D dims, N tokens of a kind, P proxies of a kind.
 Kind = str
 """fields, sequences or tasks"""
-Tokens = Mapping[Kind, Tensor]
 GateWith = Literal["refreshed", "previous"]
-
-
-def sources(kind: Kind, present: Sequence[Kind]) -> list[Kind]:
-    """Return the kinds that a kind's proxies attend to: all others."""
-    return [other for other in present if other != kind]
 
 
 class CrossAttention(nn.Module):
@@ -84,11 +78,32 @@ def _projection(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+class Reading(nn.Module):
+    """What queries read from all kinds of tokens but their own: a sum of attentions, and the queries if ``residual``.
+
+    Shapes: queries (B, Q, D) -> (B, Q, D).
+    """
+
+    def __init__(self, kind: Kind, n_tokens: Mapping[Kind, int], dim: int, key_dim: int, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attentions = nn.ModuleDict(
+            {source: CrossAttention(dim, key_dim, count) for source, count in n_tokens.items() if source != kind}
+        )
+
+    def forward(self, queries: Tensor, tokens: Mapping[Kind, Tensor], mask: Tensor | None) -> Tensor:
+        """Attend to the tokens of each kind; ``mask`` is of the sequences."""
+        read = [queries] if self.residual else []
+        for source, attention in self.attentions.items():
+            read.append(attention(queries, tokens[source], mask if source == "sequences" else None))
+        return torch.stack(read).sum(0)
+
+
 class Block(nn.Module):
     """Proxies read the tokens of the other kinds, then tokens are gated by the proxies of their own kind.
 
-    ``n_tokens`` and ``n_proxies`` by kind. Only the tokens and the proxies that are ``wanted`` are made; ``reads`` says
-    which proxies the block needs for it.
+    ``wanted`` are the kinds whose tokens and whose proxies are made, out of all tokens and of the proxies of both.
+    ``n_tokens`` and ``n_proxies`` are numbers by kind.
     """
 
     def __init__(
@@ -104,41 +119,27 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         tokens, proxies = wanted
-        self.residual = residual
         self.gate_with = gate_with
-        refreshed = proxies | (tokens if gate_with == "refreshed" else set())
-        self.reads = refreshed | (tokens if gate_with == "previous" else set())
-        kinds = list(n_tokens)
-
-        def attentions(kind: Kind) -> nn.ModuleDict:
-            return nn.ModuleDict(
-                {source: CrossAttention(dim, key_dim, n_tokens[source]) for source in sources(kind, kinds)}
-            )
-
-        self.refresh = nn.ModuleDict({kind: attentions(kind) for kind in kinds if kind in refreshed})
-        self.ask = attentions("tasks")
-        self.gates = nn.ModuleDict({kind: MLP(n_proxies[kind] * dim, [dim], dim) for kind in kinds if kind in tokens})
+        refreshed = proxies | tokens if gate_with == "refreshed" else proxies
+        self.refresh = nn.ModuleDict(
+            {kind: Reading(kind, n_tokens, dim, key_dim, residual) for kind in n_tokens if kind in refreshed}
+        )
+        self.ask = Reading("tasks", n_tokens, dim, key_dim, residual)
+        self.gates = nn.ModuleDict(
+            {kind: MLP(n_proxies[kind] * dim, [dim], dim) for kind in n_tokens if kind in tokens}
+        )
 
     def forward(
         self, tokens: dict[Kind, Tensor], proxies: dict[Kind, Tensor], mask: Tensor | None
     ) -> tuple[dict[Kind, Tensor], dict[Kind, Tensor]]:
-        """Return the wanted tokens (B, N, D) and the refreshed proxies (B, P, D) of each kind."""
-        refreshed = {
-            kind: self._read(proxies[kind], tokens, attentions, mask) for kind, attentions in self.refresh.items()
-        }
-        asked = tokens | {"tasks": self._read(tokens["tasks"], tokens, self.ask, mask)}
+        """Return the gated tokens (B, N, D) and the refreshed proxies (B, P, D) of each kind that is made."""
+        refreshed = {kind: read(proxies[kind], tokens, mask) for kind, read in self.refresh.items()}
+        asked = tokens | {"tasks": self.ask(tokens["tasks"], tokens, mask)}
         gating = refreshed if self.gate_with == "refreshed" else proxies
         gated = {
             kind: asked[kind] * gate(gating[kind].flatten(1)).sigmoid()[:, None] for kind, gate in self.gates.items()
         }
         return gated, refreshed
-
-    def _read(self, queries: Tensor, tokens: Tokens, attentions: nn.ModuleDict, mask: Tensor | None) -> Tensor:
-        read = [
-            attention(queries, tokens[source], mask if source == "sequences" else None)
-            for source, attention in attentions.items()
-        ]
-        return sum(read, queries) if self.residual else sum(read[1:], read[0])
 
 
 class SequenceProxies(nn.Module):
@@ -212,7 +213,7 @@ class INFNet(MultiTaskModel):
                 gate_with=config.gate_with,
             )
             blocks.insert(0, block)
-            tokens, proxies = set(n_tokens), block.reads
+            tokens, proxies = set(n_tokens), tokens | proxies
         self.blocks = nn.ModuleList(blocks)
 
         self.field_proxies = self.sequence_proxies = None

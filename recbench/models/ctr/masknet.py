@@ -1,6 +1,6 @@
-"""MaskNet: hidden layers whose inputs are multiplied by masks that depend on the row, one after another or side by side.
+"""MaskNet: hidden layers whose inputs are multiplied by masks that depend on the row, in series or side by side.
 
-Source      Wang, She, Zhang: MaskNet. DLP-KDD 2021, arXiv:2102.07619, equations 5-15
+Source      Wang, She, Zhang: MaskNet. DLP-KDD 2021, arXiv:2102.07619
 Layers      m = W_b ReLU(W_a x_0 + b_a) + b_b, h <- ReLU(LN(W (m * h))), x_0 = [e_1; ...; e_F] in every block
 Logit       ``serial``: w^T h + b after the last block, of which the first has h = x_0; ``parallel``: an MLP of the
             outputs of all blocks, each with h = x_0. ``embedding_norm``: h = [LN(e_1); ...; LN(e_F)] instead of x_0

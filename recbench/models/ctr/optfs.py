@@ -68,7 +68,7 @@ class OptFS(BackboneModel):
         search_epochs: Annotated[int, Field(ge=2)] = 10
         rewind: NonNegative = 1
         """Retraining starts from the weights with which this epoch of the search began; 0: the initial ones."""
-        temperature: Annotated[float, Field(gt=1, allow_inf_nan=False)] = tunable(2000.0, low=100, high=1e4, log=True)
+        temperature: Annotated[float, Field(gt=1, allow_inf_nan=False)] = tunable(2000.0, low=100.0, high=1e4, log=True)
         """Gamma: of the last epoch of the search."""
         sparsity: NonNegativeFloat = tunable(2e-2, low=1e-3, high=1.0, log=True)
         """Lambda times the number of feature values, so that it means the same for data sets of all sizes."""

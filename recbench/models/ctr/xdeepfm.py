@@ -1,6 +1,6 @@
 """xDeepFM: a compressed interaction network, first-order weights and a perceptron over the same embeddings.
 
-Source      Lian, Zhou, Zhang, Chen, Xie, Sun: xDeepFM. KDD 2018, arXiv:1803.05170, equations 6-9, in the form of BARS
+Source      Lian, Zhou, Zhang, Chen, Xie, Sun: xDeepFM. KDD 2018, arXiv:1803.05170, section 3, in the form of BARS
             (Zhu et al., SIGIR 2022, arXiv:2205.09626)
 Layers      CIN: X^k_h = sum_ij W^kh_ij X^0_i * X^{k-1}_j + b^k_h, elementwise over the D dims, X^0 the embeddings
 Logit       sum_i w_i + w^T [sums over the D dims of every map of every layer] + MLP([e_1; ...; e_F])

@@ -8,6 +8,7 @@ loses the sum of the other eigenvalues, which is the least that any r axes lose,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,8 @@ def mimic_linear(layer: nn.Linear, outputs: Moments, rank: float, *, activated: 
     if parameter_count(thin) >= parameter_count(layer):
         return None
     bias = outputs.mean.new_zeros(()) if layer.bias is None else layer.bias.double()
-    first, second = thin[0], thin[-1]
+    first: Any = thin[0]
+    second: Any = thin[-1]
     first.weight.copy_(axes.T @ weight)
     first.bias.copy_(axes.T @ bias.expand(layer.out_features))
     second.weight.copy_(axes)
@@ -126,6 +128,11 @@ class LowRankEmbedding(nn.Module):
         """Return the map of each field, (F, R, D), and its constant, (F, D)."""
         maps, constants = self._places if fields is None else self._places_of(fields).to(self._places.device)
         return self.maps[maps], functional.pad(self.constants, (0, 0, 0, 1))[constants]
+
+    @property
+    def code_width(self) -> int:
+        """Width of the flattened codes of a row."""
+        return len(self.fields) * self.codes.weight.shape[1]
 
     @property
     def weight(self) -> Tensor:
@@ -183,7 +190,7 @@ class FusedLinear(nn.Linear):
     """
 
     def __init__(self, embedding: LowRankEmbedding, outputs: int) -> None:
-        super().__init__(embedding.codes.weight.shape[1] * len(embedding.fields), outputs)
+        super().__init__(embedding.code_width, outputs)
         self._embedding = (embedding,)  # in a tuple: it is no part of this layer
 
     def forward(self, input: Tensor) -> Tensor:
@@ -194,9 +201,14 @@ class FusedLinear(nn.Linear):
 
 
 @torch.no_grad()
-def fuse(layer: nn.Linear, embedding: LowRankEmbedding) -> FusedLinear:
-    """Return the layer that gives of the codes what ``layer`` gives of the flattened vectors."""
-    fused = FusedLinear(embedding, layer.out_features).to(layer.weight)
+def fuse(layer: nn.Linear, embedding: LowRankEmbedding, *, alone: bool) -> nn.Linear:
+    """Return the layer that gives of the codes what ``layer`` gives of the flattened vectors.
+
+    ``alone``: nothing else reads the embedding, so that its codes take the place of the vectors as the layer's input.
+    """
+    outputs = layer.out_features
+    fused = nn.Linear(embedding.code_width, outputs) if alone else FusedLinear(embedding, outputs)
+    fused.to(layer.weight)
     maps, constants = (values.double() for values in embedding.of_fields())
     weight = layer.weight.double().unflatten(1, constants.shape)  # (outputs, F, D)
     fused.weight.copy_(torch.einsum("ofd,frd->ofr", weight, maps).flatten(1))

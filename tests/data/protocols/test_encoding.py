@@ -1,89 +1,14 @@
 """Encoding by hand-worked logs: ids, thresholds, transforms and lists, whatever the size of the pieces."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
+from made_logs import CARD, encode, log, split
 from pydantic import ValidationError
 
-from recbench.data.cards import Card
-from recbench.data.protocols import Labelled, encoding
+from recbench.data.protocols import encoding
 from recbench.data.protocols.fields import FieldSpec
-from recbench.data.source import Source
-from recbench.data.store import prepared, read_vocabulary
 from recbench.errors import RecbenchError
-
-CARD = Card.model_validate(
-    {
-        "name": "log",
-        "version": "1",
-        "title": "t",
-        "licence": "l",
-        "citation": "c",
-        "homepage": "https://example.org",
-        "verified": "described",
-        "basis": "made here",
-        "files": {"f": {}},
-        "tables": {
-            name: {"file": "f", "reader": "csv", "columns": {"user": "user"}} for name in ("train", "valid", "test")
-        },
-    }
-)
-
-
-class Frames(Source):
-    """Published parts from frames, given in batches of a few rows."""
-
-    def __init__(self, frames, batch_rows=2):
-        super().__init__(CARD)
-        self.frames = frames
-        self.batch_rows = batch_rows
-
-    def columns(self, table):
-        return self.frames[table].columns
-
-    def batches(self, table, columns):
-        for start in range(0, len(self.frames[table]), self.batch_rows):
-            yield self.frames[table].select(columns)[start : start + self.batch_rows]
-
-
-def split(frame: pl.DataFrame, train: int, valid: int) -> dict[str, pl.DataFrame]:
-    return {"train": frame[:train], "valid": frame[train : train + valid], "test": frame[train + valid :]}
-
-
-def encode(frames, *fields, batch_rows=2, **changed):
-    protocol = Labelled.model_validate(
-        {
-            "name": "p",
-            "version": "1",
-            "label": {"column": "label", "positive_from": 1},
-            "fields": fields,
-            "split": {"kind": "published"},
-            "group": None,
-            **changed,
-        }
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        data = prepared(Path(folder) / "d", lambda out: protocol.build(Frames(frames, batch_rows), out))
-        parts = {
-            part: {name: np.array(values) for name, values in data.part(part).items()}
-            for part in ("shared", "train", "valid", "test")
-        }
-        texts = {
-            field["name"]: read_vocabulary(data.directory, field["name"]).to_list()
-            for field in data.meta["fields"]
-            if not field.get("dense")
-        }
-        return parts, list(data.meta["fields"]), texts
-
-
-def log(**columns) -> dict[str, pl.DataFrame]:
-    frame = pl.DataFrame(columns)
-    frame = frame.with_columns(label=pl.Series([1.0, 0.0] * len(frame))[: len(frame)])
-    return split(frame, 6, 2)
-
 
 TOKENS = log(city=["b", "a", "b", "c", "b", "a", "c", "z", "a", ""])
 
@@ -222,6 +147,37 @@ def test_rows_between_the_labels_are_left_out():
     parts, _, texts = encode(frames, {"name": "x"}, label=label)
     assert parts["train"]["labels"].tolist() == [0, 0, 1, 1]
     assert texts["x"] == [None, "a", "b", "d", "e"]
+
+
+GRADED = {
+    name: pl.DataFrame({"rating": [1.0, 5.0, None, 3.0, 4.0, 5.0], "watched": [1.0, 9.0, 2.0, 9.0, None, 1.0]})
+    for name in ("train", "valid", "test")
+}
+GRADES = {
+    "like": {"column": "rating", "positive_from": 4, "negative_below": 3},
+    "long": {"column": "watched", "positive_from": 2},
+}
+
+
+def test_several_labels_and_rows_that_have_not_all_of_them_are_left_out():
+    parts, _, _ = encode(GRADED, {"name": "x", "column": "watched", "transform": "none"}, label=None, labels=GRADES)
+    assert parts["train"]["labels"].tolist() == [[0, 0], [1, 1], [1, 0]]
+    assert parts["train"]["labels"].dtype == np.float32
+    assert parts["train"]["dense"].ravel().tolist() == [1, 9, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"label": None}, "give the label .* or several by name .*: one of them, not both"),
+        ({"labels": GRADES}, "one of them, not both"),
+        ({"label": None, "labels": {"like": GRADES["like"]}}, "at least 2"),
+        ({"label": None, "labels": {"like:x": GRADES["like"], "long": GRADES["long"]}}, "should match pattern"),
+    ],
+)
+def test_labels_are_given_once_and_named_by_a_word(labels, message):
+    with pytest.raises(ValidationError, match=message):
+        encode(GRADED, {"name": "x", "column": "watched", "transform": "none"}, **labels)
 
 
 def test_groups_have_their_raw_ids():

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from recbench.tasks.batches import Ragged
-from recbench.tasks.ctr import CTRBatch, Field, FieldSpace
+from recbench.tasks.ctr import CTRBatch, CTRData, Field, FieldSpace, ItemTable
 
 
 @pytest.fixture
@@ -60,9 +60,58 @@ def make(fields):
 def check_batch_size(rows):
     """Predictions do not depend on what else is in the batch."""
 
-    def check(model):
+    def check(model, rows=rows):
         for size in (1, 7, 300):
             parts = torch.cat([model(part) for part in rows.split(size)])
             torch.testing.assert_close(parts, model(rows), rtol=1e-4, atol=1e-4)
 
     return check
+
+
+@pytest.fixture
+def history_data():
+    """Return what makes 200 training rows with histories of 0 to 6 items, a table of items, and up to three labels."""
+
+    def make(n_labels=1):
+        generator = torch.Generator().manual_seed(0)
+        user, genres, item = Field("user", False, 12, 0), Field("genres", True, 8, 12), Field("item", False, 15, 20)
+        price = Field("price", False, 1, 35, dense=True)
+        history = Field("history", True, 15, 20, sequence=6, vocabulary="item")
+
+        def ragged(field, lengths):
+            offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+            values = field.offset + torch.randint(field.size, (int(offsets[-1]),), generator=generator)
+            return Ragged(values, offsets)
+
+        genres_of = ragged(genres, torch.randint(1, 4, (15,), generator=generator) * (torch.arange(15) < 14))
+        items = ItemTable(
+            item,
+            FieldSpace([item, genres]),
+            CTRBatch(20 + torch.arange(15)[:, None], {"genres": genres_of}, torch.empty(15, 0)),
+            torch.randn(15, 3, generator=generator),
+        )
+        target = torch.randint(15, (200,), generator=generator)
+        seen = ragged(history, torch.randint(7, (200,), generator=generator))
+        rows = CTRBatch(
+            torch.stack([torch.randint(12, (200,), generator=generator), 20 + target], 1),
+            {"genres": genres_of.take(target), "history": seen},
+            torch.randint(2, (200, n_labels), generator=generator).float().squeeze(1),
+            torch.randn(200, 1, generator=generator),
+        )
+        names = ("click", "like", "share")[:n_labels]
+        return CTRData(FieldSpace([user, genres, item, price, history]), rows, names, items)
+
+    return make
+
+
+@pytest.fixture
+def spread():
+    """Put a model in evaluation mode, with weights of size 1 in every table."""
+
+    def spread(model):
+        generator = torch.Generator().manual_seed(1)
+        for embedding in model.embeddings():
+            torch.nn.init.normal_(embedding.weight, generator=generator)
+        return model.eval()
+
+    return spread

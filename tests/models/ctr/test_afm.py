@@ -14,11 +14,11 @@ def test_parameter_count_on_frappe(frappe):
 
 def test_equals_the_formula(make, rows):
     model = make(AFM, embedding_dim=6, attention_dim=5).double()
-    hidden = model.attention[0][0]
+    hidden = model.attention[0]
     torch.nn.init.normal_(hidden.bias)
     e = model.embedding(rows)
     products = [e[:, i] * e[:, j] for i, j in itertools.combinations(range(4), 2)]
-    W, c, h = hidden.weight, hidden.bias, model.attention[1].weight[0]
+    W, c, h = hidden.weight, hidden.bias, model.attention[-1].weight[0]
     powers = [torch.exp((product @ W.T + c).clamp(min=0) @ h) for product in products]
     pooled = (
         sum(power[:, None] * product for power, product in zip(powers, products, strict=True)) / sum(powers)[:, None]
@@ -30,7 +30,7 @@ def test_equals_the_formula(make, rows):
 def test_is_a_factorisation_machine_where_it_attends_to_all_pairs_alike(make, rows):
     """Equal scores make each weight 1 / 6, which an output of all 6 makes up for."""
     model, fm = make(AFM, embedding_dim=6), make(FM, embedding_dim=6)
-    model.attention[1].weight.data.zero_()
+    model.attention[-1].weight.data.zero_()
     model.output.weight.data.fill_(6.0)
     fm.load_state_dict({name: model.state_dict()[name] for name in fm.state_dict()})
     torch.testing.assert_close(model(rows), fm(rows), rtol=1e-4, atol=1e-4)

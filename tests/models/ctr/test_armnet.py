@@ -96,3 +96,51 @@ def test_rejects_alpha_below_one():
 @pytest.mark.parametrize("alpha", [1.0, 1.7, 2.0])
 def test_predictions_do_not_depend_on_the_batch(make, check_batch_size, alpha):
     check_batch_size(make(ARMNet, alpha=alpha, num_heads=2, num_neurons=4))
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Ten binary fields; a row is positive if an odd number of fields 1, 4 and 7 is set: training and test rows."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(2, (4000, 10), generator=generator)
+    labels = values[:, [1, 4, 7]].sum(1) % 2
+    rows = CTRBatch(values + 2 * torch.arange(10), {}, labels.float())
+    fields = criteo_like(10)
+    return CTRData(fields, rows.take(torch.arange(3000))), rows.take(torch.arange(3000, 4000))
+
+
+def fit(model, data, epochs):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for batch in data.rows(250).epoch(generator):
+            optimizer.zero_grad()
+            model.loss(batch).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_finds_a_planted_rule_of_third_order(planted, seed):
+    data, test = planted
+    torch.manual_seed(seed)
+    config = ARMNet.Config(embedding_dim=4, num_heads=1, num_neurons=4, hidden=(8,), embedding_l2=0)
+    model = fit(ARMNet(config, data.fields), data, epochs=30)
+    pairs = fit(FM(FM.Config(embedding_dim=4), data.fields), data, epochs=5)
+    assert auc(model(test), test.labels) > 0.95
+    assert auc(pairs(test), test.labels) < 0.6
+    matrix, table = model.explain(data).parts
+    assert "1 4 7" in table.columns["fields"]
+    assert len(matrix.values) == len(table.columns["neuron"]) == 4
+
+
+def test_explains_the_strongest_neurons(make, rows, fields):
+    model = make(ARMNet, num_heads=4, num_neurons=16, alpha=1.0)
+    matrix, table = model.explain(CTRData(fields, rows)).parts
+    weights = (model.neurons.gates(model.embedding(rows)).mean(0) * model.neurons.values().abs()).T
+    head, neuron = divmod(int(weights.sum(1).argmax()), 16)
+    assert len(matrix.rows) == 32
+    assert matrix.rows[0] == table.columns["neuron"][0] == f"head {head + 1} neuron {neuron + 1}"
+    torch.testing.assert_close(torch.tensor(matrix.values[0]), weights[16 * head + neuron])
+    assert set(table.columns["mean support"]) == {4.0}
+    assert model.explain(CTRData(fields, rows)).figures == {"fields in the support of a gate, mean": 4.0}

@@ -101,7 +101,9 @@ def test_published_input_widths(n, s1, s2, numbers, width):
 
 
 def test_joint_values_are_counted_and_rare_ones_share_a_row():
-    fields = FieldSpace([Field("a", False, 4, 0), Field("m", True, 5, 4), Field("b", False, 3, 9), Field("c", False, 2, 12)])
+    fields = FieldSpace(
+        [Field("a", False, 4, 0), Field("m", True, 5, 4), Field("b", False, 3, 9), Field("c", False, 2, 12)]
+    )
     ids = torch.tensor([[1, 10, 12], [1, 10, 13], [2, 10, 12], [3, 11, 12]])
     values = CrossValues.of(fields, ids, 2)
     assert values.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
@@ -149,43 +151,119 @@ def test_temperature_falls_with_training_batches_alone(data, rows):
     assert model.batches_seen == 1
 
 
-def planted(n=8000):
-    """The label has a random table over fields (0, 1), an inner product over (2, 3), and nothing of (4, 5)."""
+def planted(n=20_000):
+    """The label has a random table over fields (0, 1), an inner product over (2, 3), and nothing of (4, 5).
+
+    A joint value of (0, 1) is in some 300 rows, one of (2, 3) in about one.
+    """
     generator = torch.Generator().manual_seed(3)
-    sizes = [9, 9, 41, 41, 21, 21]
+    sizes = [9, 9, 151, 151, 5, 5]
     ids = torch.stack([1 + torch.randint(size - 1, (n,), generator=generator) for size in sizes], 1)
     signs = torch.randint(2, (9, 9), generator=generator) * 2.0 - 1
-    left, right = torch.randn(2, 41, 2, generator=generator)
+    left, right = torch.randn(2, 151, 2, generator=generator)
     products = (left[ids[:, 2]] * right[ids[:, 3]]).sum(1)
     logits = 2 * signs[ids[:, 0], ids[:, 1]] + 2 * products
     labels = (torch.rand(n, generator=generator) < logits.sigmoid()).float()
     starts = torch.tensor([0, *sizes]).cumsum(0)[:-1]
     fields = FieldSpace(
-        Field(str(number), False, size, int(start)) for number, (size, start) in enumerate(zip(sizes, starts, strict=True))
+        Field(str(number), False, size, int(start))
+        for number, (size, start) in enumerate(zip(sizes, starts, strict=True))
     )
     return CTRData(fields, CTRBatch(ids + starts, {}, labels))
 
 
-def searched(data, **values):
-    settings = {"embedding_dim": 4, "hidden": [16], "epochs": 2, "batch_size": 256, "embedding_l2": 0.0, "dropout": 0.0}
-    settings["learning_rate"] = 3e-3
-    model = build(
-        data, backbone_config=settings, choice_learning_rate=0.01, temperature_decay=5e-4, search_epochs=4, **values
-    )
-    return trained(model, data)
-
-
 @pytest.fixture(scope="module")
 def found():
-    data = planted()
-    return searched(data), data
+    """A model after search and retraining on the planted data, its data, and the stages it went through."""
+    data, stages = planted(), []
+    backbone = {"embedding_dim": 4, "hidden": [16], "epochs": 1, "batch_size": 256, "learning_rate": 1e-2}
+    backbone |= {"embedding_l2": 0.0, "dropout": 0.0}
+    search = {"choice_learning_rate": 0.01, "temperature_decay": 5e-4, "search_epochs": 4, "min_count": 6}
+    return trained(build(data, backbone_config=backbone, pair_l2=1e-4, **search), data, stages), data, stages
 
 
 def test_recovers_the_planted_choices(found):
-    model, data = found
+    model, data, _ = found
     choice = {tuple(pair): number for number, pair in enumerate(field_pairs(data.fields).tolist())}
-    print(model.shares, model.choices)
     assert model.choices[choice[0, 1]] == MEMORISE
     assert model.choices[choice[2, 3]] == FACTORISE
     nothing = model.shares[choice[4, 5]]
     assert nothing[NAIVE] > nothing.max() - 0.1
+    assert torch.equal(model.shares.argmax(1), model.choices)
+
+
+def test_keeps_only_the_rows_of_pairs_that_use_them(found):
+    model, data, _ = found
+    pairs = field_pairs(data.fields)
+    values = CrossValues.of(data.fields, data.all_rows().ids, 6)
+    memorised, factorised = model.choices == MEMORISE, model.choices == FACTORISE
+    assert 0 < memorised.sum() < len(pairs)
+    assert len(model.memorised.weight) == int((values.counts + 1)[memorised].sum())
+    sizes = torch.tensor([field.size for field in data.fields])
+    assert len(model.factorised.weight) == int(sizes[pairs[factorised].unique()].sum())
+    assert model.weight.shape[1] == int((memorised | factorised).sum())
+    everything = build(data, choices="memorise", min_count=6, backbone_config=model.config.backbone_config)
+    assert model.memorised.weight.numel() < everything.memorised.weight.numel()
+    explanation = model.explain(data)
+    assert explanation.figures["parameters if all were memorised"] == everything.memorised.weight.numel()
+    own = model.memorised.weight.numel() + model.factorised.weight.numel()
+    assert explanation.figures["parameters of pairs"] == own
+    counts = [explanation.figures[f"pairs, {name}"] for name in ("memorise", "factorise", "naive")]
+    assert counts == torch.bincount(model.choices, minlength=3).tolist()
+    table, matrix = explanation.parts
+    assert table.columns["pair"][0] == "0 x 1"
+    assert table.columns["method"][0] == "memorise"
+    assert matrix.values[1][0] == matrix.values[0][1] == 2
+
+
+def test_searches_then_trains(found):
+    assert [epoch.stage for epoch in found[2]] == ["search"] * 4 + ["train"]
+
+
+def test_starts_again_from_the_initial_weights(data):
+    model = build(data, backbone_config=SMALL | {"batch_size": 50})
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    stages = model.procedure(data)
+    next(stages)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-3, 3)
+    model.logits.data.copy_(torch.tensor([[0.0, 0, 9], [9, 0, 0], [0, 9, 0]]))
+    model.batches_seen += 100
+    (step,) = next(stages).steps
+    assert model.choices.tolist() == [NAIVE, MEMORISE, FACTORISE]
+    now = model.state_dict()
+    assert "logits" not in now
+    assert all(torch.equal(value, now[name]) for name, value in first.items() if name.startswith("backbone."))
+    assert torch.equal(now["weight"], first["weight"][:, [1, 2]])
+    counts = model.memorised.values.counts
+    assert len(counts) == 1
+    start = len(build(data).memorised.values.keys) + 1  # of the second pair's rare joint values
+    assert torch.equal(now["memorised.weight"][-1], first["memorised.weight"][start])
+    trained_now = {id(parameter) for group in step.parameters for parameter in group["params"]}
+    assert trained_now == {id(parameter) for parameter in model.parameters()}
+
+
+def test_a_new_model_takes_up_a_saved_choice(found):
+    model, data, _ = found
+    other = build(data, seed=5, **{key: getattr(model.config, key) for key in ("backbone_config", "min_count")})
+    other.load_state_dict(model.state_dict())
+    part = data.all_rows().take(torch.arange(100))
+    assert torch.equal(other(part), model(part))
+
+
+@pytest.mark.parametrize("choices", ["search", "memorise", "factorise"])
+def test_predictions_do_not_depend_on_the_batch(data, check_batch_size, choices):
+    check_batch_size(spread_out(build(data, choices=choices)))
+
+
+def test_a_backbone_without_a_perceptron_is_refused(data):
+    with pytest.raises(UsageError, match="backbone 'fm': expected a model with a perceptron"):
+        build(data, backbone="fm", backbone_config={})
+
+
+def test_fewer_than_two_fields_are_refused():
+    fields = FieldSpace([Field("a", False, 3, 0), Field("m", True, 3, 3)])
+    data = CTRData(fields, CTRBatch(torch.zeros(4, 1, dtype=torch.int64), {}, torch.zeros(4)))
+    with pytest.raises(UsageError, match="at least two in the benchmark, found 1"):
+        build(data)

@@ -20,7 +20,9 @@ def data():
     """Twenty rows of two fields with 5 and 4 ids."""
     fields = FieldSpace([Field("a", False, 5, 0), Field("b", False, 4, 5)])
     generator = torch.Generator().manual_seed(0)
-    ids = torch.stack([torch.randint(5, (20,), generator=generator), torch.randint(5, 9, (20,), generator=generator)], 1)
+    ids = torch.stack(
+        [torch.randint(5, (20,), generator=generator), torch.randint(5, 9, (20,), generator=generator)], 1
+    )
     return CTRData(fields, CTRBatch(ids, {}, torch.randint(2, (20,), generator=generator).float()))
 
 
