@@ -65,6 +65,27 @@ def test_stats_of_real_data(command, monkeypatch):
     assert "91,631" in facts
 
 
+@pytest.mark.usefixtures("mirrored")
+def test_rank_features(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command("data", "rank-features", "ctr/ml-100k", "--order", "2", "--top", "3")
+    assert text.status == 0
+    assert fits(text.out)
+    assert "33 more are left out" in text.out
+    ranked = json.loads(command("data", "rank-features", "ctr/ml-100k", "--json").out)
+    assert len(ranked) == 8
+    assert ranked[0]["fields"] == ["item"]
+    assert set(ranked[0]) == {"fields", "cardinality", "score", "information"}
+
+
+def test_rank_features_refuses(command):
+    answer = command("data", "rank-features", "topn/ml-100k")
+    assert answer.status == 2
+    assert "topn/ml-100k is a topn benchmark" in answer.complaint
+    assert "unknown benchmark 'ctr/ml-100'" in command("data", "rank-features", "ctr/ml-100").complaint
+    assert command("data", "rank-features", "ctr/ml-100k", "--order", "0").status == 2
+
+
 def test_list_fits_and_reads_no_file(command, own, monkeypatch):
     def hashed(*_):
         raise AssertionError("a file was read")
@@ -133,7 +154,7 @@ def test_verify_looks_at_prepared_data_too(command, own, tmp_path):
 
 
 def test_help(command):
-    for words in ("list", "info", "stats", "add", "fetch", "verify"):
+    for words in ("list", "info", "stats", "add", "fetch", "verify", "rank-features"):
         answer = command("data", words, "--help")
         assert answer.status == 0
         assert "Usage" in answer.out

@@ -14,6 +14,7 @@ from recbench.data.protocols import Protocol
 from recbench.errors import UsageError
 from recbench.metrics.names import higher_is_better
 from recbench.models.base import parameter_count
+from recbench.models.layers.history import HistoryModel
 from recbench.models.registry import load_model, model_names
 from recbench.resources import shipped
 from recbench.running.plan import make_plan
@@ -38,11 +39,19 @@ BENCHMARK_OF_TASK = {
     "ctr": "ctr/ml-100k",
     "rating": "rating/ml-100k-semisynthetic",
 }
+HISTORY_BENCHMARK, TASKS_BENCHMARK = "ctr/ml-100k-history", "ctr/ml-100k-tasks"
 WITHOUT_MODELS = {"sequential", "kgc"}
 TUNED = sorted(shipped("configs", "tuned").rglob("*.yaml"))
 N_USERS, N_ITEMS, N_ROWS = 150, 220, 1200
 
 every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def benchmark_of(model):
+    """Return the benchmark whose data a model needs."""
+    if getattr(model, "multi_task", False):
+        return TASKS_BENCHMARK
+    return HISTORY_BENCHMARK if issubclass(model, HistoryModel) else BENCHMARK_OF_TASK[model.tasks[0]]
 
 
 def cut_interactions(data):
@@ -54,7 +63,8 @@ def small(task):
     """Return a corner of a task's real training data, small enough for every model."""
     data = task.data
     if isinstance(data, CTRData):
-        return CTRData(data.fields, next(data.rows(N_ROWS).epoch(torch.Generator().manual_seed(0))))
+        rows = next(data.rows(N_ROWS).epoch(torch.Generator().manual_seed(0)))
+        return CTRData(data.fields, rows, data.labels, data.items)
     users, items, kept = cut_interactions(data)
     if isinstance(data, RatingData):
         propensities = data.propensities[:N_USERS, :N_ITEMS]
@@ -73,10 +83,10 @@ def data_of(task_of):
     made = {}
 
     def get(model):
-        task = model.tasks[0]
-        if task not in made:
-            made[task] = small(task_of(BENCHMARK_OF_TASK[task]))
-        return made[task]
+        benchmark = benchmark_of(model)
+        if benchmark not in made:
+            made[benchmark] = small(task_of(benchmark))
+        return made[benchmark]
 
     return get
 
@@ -110,7 +120,7 @@ def scores(model, data, block=10**6):
 
 def expected_shape(data):
     if isinstance(data, CTRData):
-        return (N_ROWS,)
+        return data.all_rows().labels.shape
     return (N_USERS * N_ITEMS,) if isinstance(data, RatingData) else (N_USERS, N_ITEMS)
 
 
@@ -234,6 +244,19 @@ def test_weights_follow_from_the_seed(name, data_of):
     assert all(torch.equal(first[key], again[key]) for key in first)
     differs = any(not torch.equal(first[key], other[key]) for key in first)
     assert differs or model.deterministic
+
+
+@every_model
+def test_a_model_of_one_label_says_so(name, task_of):
+    model = load_model(name)
+    if model.tasks != ("ctr",):
+        pytest.skip("for click models")
+    data = small(task_of(TASKS_BENCHMARK))
+    if model.multi_task:
+        assert build(model, data)(data.all_rows()).shape == (N_ROWS, 2)
+    else:
+        with pytest.raises(UsageError, match="learns one label, and this benchmark has 2: like, love; use a model"):
+            build(model, data)
 
 
 @every_model

@@ -135,6 +135,42 @@ def data_export(
     typer.echo(f"score predictions with: recbench score FILE --benchmark {benchmark}")
 
 
+@app.command("rank-features")
+def data_rank_features(
+    benchmark: Annotated[str, typer.Argument(help="Full name, such as ctr/frappe.")],
+    order: Annotated[int, typer.Option("--order", min=1, help="Also combinations of up to so many fields.")] = 1,
+    top: Annotated[int, typer.Option("--top", min=1, help="Show so many.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the fields of a click log by what they tell of the label on training rows: mutual information in nats.
+
+    The score leaves out what a field of as many values would tell by chance alone, so that it may be slightly negative;
+    plain mutual information does not. A row's values of a multi-valued field are one value together, a number counts by
+    groups of equal size.
+    """
+    from dataclasses import asdict
+
+    from recbench.data.cards import load_card
+    from recbench.data.feature_ranking import Rows, rank_fields
+    from recbench.data.progress import status
+    from recbench.data.protocols import Labelled
+    from recbench.reporting.datasets import print_ranking
+    from recbench.tasks.base import load_benchmark
+
+    definition = load_benchmark(benchmark)
+    if not isinstance(definition.protocol, Labelled):
+        raise UsageError(
+            f"{benchmark} is a {definition.task} benchmark, expected one whose rows have fields and a label"
+        )
+    prepared = definition.protocol.prepare(load_card(definition.dataset))
+    with status("ranking") as tell:
+        ranked = rank_fields(Rows(prepared.part("train"), prepared.meta["fields"]), order, tell)
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in ranked[:top]], indent=2))
+    else:
+        print_ranking(benchmark, ranked[:top], len(ranked))
+
+
 @app.command("fetch")
 def data_fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],

@@ -1,7 +1,8 @@
-"""What ``recbench data stats`` and ``recbench data add`` print."""
+"""What ``recbench data stats``, ``data add`` and ``data rank-features`` print."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from recbench.reporting.console import print_table
 
 if TYPE_CHECKING:
     from recbench.data.describe import Count, DatasetStatistics
+    from recbench.data.feature_ranking import Ranked
     from recbench.data.own.adding import Added
     from recbench.data.statistics import ColdShares, LogStatistics, Popularity, Spread, Times, TripleStatistics
 
@@ -46,6 +48,17 @@ def print_added(added: Added) -> None:
         f"      a benchmark: configs/benchmarks/<task>/{name}.yaml in this folder,\n"
         f"      with `dataset: {name}` (recbench benchmarks info NAME shows others)"
     )
+
+
+def print_ranking(title: str, shown: Sequence[Ranked], of: int) -> None:
+    """Print the first of ``of`` fields, or combinations of fields, and their mutual information with the label."""
+    rows = [
+        [" AND ".join(each.fields), f"{each.cardinality:,}", f"{each.score:.5f}", f"{each.information:.5f}"]
+        for each in shown
+    ]
+    print_table(title, ["field", "values", "score, nats", "plain mutual information"], rows)
+    if len(shown) < of:
+        typer.echo(f"{of - len(shown):,} more are left out; --top {of} shows all")
 
 
 def _print_log(title: str, log: LogStatistics) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ def _entries(matrix: Matrix) -> Iterator[tuple[str, str, float]]:
             yield row, column, value
 
 
-def _print_rows(title: str, columns: list[str], rows: list[tuple[str | float, ...]]) -> None:
+def _print_rows(title: str, columns: list[str], rows: Sequence[tuple[str | float, ...]]) -> None:
     shown = [[value if isinstance(value, str) else _number(value) for value in row] for row in rows[:MOST_ROWS]]
     print_table(title, columns, shown)
     if len(rows) > MOST_ROWS:

@@ -110,7 +110,11 @@ def row_scores(frame: pl.DataFrame, n_rows: int, labels: Sequence[str] = ()) -> 
     frame = _columns(frame, "row", *columns)
     rows = _integers(frame, "row")
     scores = np.stack([_scores(frame, column) for column in columns], axis=1)
-    _refuse(frame, (scores.min(axis=1) < 0) | (scores.max(axis=1) > 1), "have a score outside [0, 1]; expected probabilities")
+    _refuse(
+        frame,
+        (scores.min(axis=1) < 0) | (scores.max(axis=1) > 1),
+        "have a score outside [0, 1]; expected probabilities",
+    )
     _refuse(frame, (rows < 0) | (rows >= n_rows), f"are not among the {n_rows} rows of the part, 0 to {n_rows - 1}")
     _refuse(frame, _repeated(rows), "repeat a row")
     missing = np.bincount(rows, minlength=n_rows) == 0

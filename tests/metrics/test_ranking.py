@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from recbench.errors import RecbenchError, UsageError
-from recbench.metrics.names import LISTS, higher_is_better, parse, validate
+from recbench.metrics.names import LISTS, higher_is_better, of_label, parse, validate
 from recbench.metrics.ranking import graded_ndcg, grouped_lists, ranking_metrics, user_auc
 from recbench.metrics.topk import top_k
 
@@ -128,6 +128,15 @@ def test_names():
     with pytest.raises(UsageError, match="unknown metric 'acu'; did you mean auc"):
         validate(["ndcg@10", "acu"])
     assert higher_is_better("map@3")
+    assert higher_is_better("auc:like")
+    assert higher_is_better("pauc.10:like")
+    assert not higher_is_better("logloss:auc")
+    assert of_label("auc~linearised", "like") == "auc:like~linearised"
+    for name in ("auc:like", "logloss:auc", "like:auc", "auc:"):
+        with pytest.raises(UsageError, match=f"unknown metric '{name}'"):
+            validate([name], "ctr")
+    with pytest.raises(UsageError, match="has no better direction"):
+        higher_is_better("pcoc:like")
     assert higher_is_better("auc")
     assert not higher_is_better("logloss")
     with pytest.raises(UsageError, match="no better direction"):

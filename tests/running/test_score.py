@@ -20,6 +20,7 @@ RUNS = [
     (TOPN, "ease", {}),
     (TOPN, "bprmf", {"epochs": 2}),
     ("ctr/ml-100k", "lr", {"epochs": 1}),
+    ("ctr/ml-100k-tasks", "sharedbottom", {"epochs": 1}),
     ("rating/coat", "naivemf", {"epochs": 2}),
 ]
 
@@ -118,6 +119,24 @@ def test_probabilities_of_another_library(parts_of, tmp_path):
     pd.DataFrame({"row": np.arange(len(labels)), "score": scores}).to_parquet(tmp_path / "chance.parquet")
     scored, _ = score(tmp_path / "chance.parquet", "ctr/ml-100k", out=tmp_path)
     assert scored.metrics.test["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+def test_probabilities_of_several_labels(parts_of, tmp_path):
+    labels = parts_of("ctr/ml-100k-tasks", "test")["labels"]
+    scores = np.random.default_rng(0).random(labels.shape)
+    file = pd.DataFrame({"score:love": scores[:, 1], "row": np.arange(len(labels)), "score:like": scores[:, 0]})
+    file.to_parquet(tmp_path / "chance.parquet")
+    scored, folder = score(tmp_path / "chance.parquet", "ctr/ml-100k-tasks", out=tmp_path)
+    expected = [roc_auc_score(labels[:, label], scores[:, label]) for label in range(2)]
+    found = [scored.metrics.test[f"auc:{label}"] for label in ("like", "love")]
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert scored.metrics.test["auc"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert pl.read_parquet(folder / "predictions.parquet").columns == ["row", "score:like", "score:love"]
+    (table,) = compare([tmp_path], "auc:love").tables
+    assert table.rows[0].summary.mean == pytest.approx(expected[1], abs=1e-12)
+    file.drop(columns="score:love").to_parquet(tmp_path / "one.parquet")
+    with pytest.raises(RecbenchError, match="there is no column 'score:love'; expected row, score:like, score:love"):
+        score(tmp_path / "one.parquet", "ctr/ml-100k-tasks", out=tmp_path)
 
 
 def test_hard_users_cannot_be_left_out(popular, finished_run, tmp_path, caplog):

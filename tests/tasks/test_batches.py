@@ -52,6 +52,26 @@ def test_split_of_a_permuted_take(world):
     assert [row for part in parts for row in as_rows(part)] == [rows[i].tolist() for i in order.tolist()]
 
 
+@pytest.mark.parametrize("length", [1, 3, 6, 9])
+def test_padded_has_the_last_values_in_front(world, length):
+    rows, ragged = world
+    values, there = ragged.padded(length)
+    assert values.dtype == torch.int64
+    assert there.dtype == torch.bool
+    kept = [row[-length:].tolist() for row in rows]
+    assert values.tolist() == [row + [0] * (length - len(row)) for row in kept]
+    assert there.tolist() == [[column < len(row) for column in range(length)] for row in kept]
+
+
+def test_padded_without_rows_or_values(world):
+    _, ragged = world
+    values, there = ragged.take(torch.tensor([0, 2])).padded(3)
+    assert values.tolist() == [[0] * 3] * 2
+    assert not there.any()
+    values, there = ragged.take(torch.tensor([], dtype=torch.int64)).padded(3)
+    assert values.shape == there.shape == (0, 3)
+
+
 def test_blocks_and_to_device():
     assert [block.tolist() for block in blocks(torch.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     moved = to_device(np.array([1, 2], dtype=np.int32), torch.device("cpu"))

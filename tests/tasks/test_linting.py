@@ -202,6 +202,29 @@ def test_a_field_that_gives_the_label_away(parts, fields_of, strength):
         assert "field-gives-label" not in lint_rows(train, few, fields).checks
 
 
+def test_a_field_that_gives_one_of_several_labels_away(parts, fields_of):
+    """In the place of the gender: the second label. The test part has too few positive rows of a third."""
+    train, test = (dict(part) for part in parts(CTR, "train", "test"))
+    fields = fields_of(CTR)
+    column = [field.name for field in fields if not field.multi].index("gender")
+    offset = next(field.offset for field in fields if field.name == "gender")
+    for seed, part in enumerate((train, test)):
+        coin = np.random.default_rng(seed).integers(2, size=len(part["labels"]))
+        rare = np.arange(len(coin)) < 40
+        part["ids"] = np.array(part["ids"])
+        part["ids"][:, column] = offset + 1 + coin
+        part["labels"] = np.stack([part["labels"], coin, rare], axis=1).astype(np.float32)
+    (finding,) = lint_rows(train, test, fields, ["click", "bought", "rare"]).severe
+    assert finding.message == "feature gender predicts the label bought, with an AUC of 1.0000"
+    assert finding.count == 1
+
+
+def test_the_linter_reads_histories(task_of, parts_of):
+    name = "ctr/ml-100k-history"
+    assert task_of(name).lint(parts_of(name, "test")).findings == ()
+    assert task_of(name).lint(parts_of(name, "train")).findings[0].check == "repeated-rows"
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_number_that_gives_the_label_away(parts, sign):
     train, test = parts(CTR, "train", "test")

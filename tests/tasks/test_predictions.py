@@ -183,6 +183,17 @@ def test_probabilities_are_in_the_order_of_the_rows():
     assert scores.tolist() == [0.1, 1.0, 0.3]
 
 
+def test_probabilities_of_several_labels():
+    clicks = CLICKS.select("row", pl.col("score").alias("score:like"), (1 - pl.col("score")).alias("score:click"))
+    assert predictions.row_scores(clicks, 3, ["click", "like"]).tolist() == [[0.9, 0.1], [0.0, 1.0], [0.7, 0.3]]
+    with pytest.raises(RecbenchError, match="no column 'score:love'; expected row, score:like, score:love, found row"):
+        predictions.row_scores(clicks, 3, ["like", "love"])
+    with pytest.raises(RecbenchError, match="1 of 3 rows have no score:click"):
+        predictions.row_scores(replaced(clicks, "score:click", [0.7, None, 0.0]), 3, ["click", "like"])
+    with pytest.raises(RecbenchError, match=r"1 of 3 rows have a score outside .*score:click 1.5"):
+        predictions.row_scores(replaced(clicks, "score:click", [1.5, 0.1, 0.0]), 3, ["click", "like"])
+
+
 BAD_ROWS = {
     "no column": (CLICKS.rename({"row": "id"}), "no column 'row'; expected row, score, found id, score"),
     "row of text": (CLICKS.cast({"row": pl.String}), "'row' is of type String, expected integers"),

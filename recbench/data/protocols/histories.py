@@ -53,8 +53,7 @@ def _latest(starts: NDArray[np.bool_]) -> NDArray[np.int64]:
 class History(Lists):
     """The values of another field in the same user's earlier rows.
 
-    They are counted where they are values of that field, and here only shown. Beside the rows' users and times, which
-    are in memory, it takes 24 bytes a row while it is made.
+    They are counted where they are values of that field, and here only shown.
     """
 
     def read(self, values: pl.Series) -> None:

@@ -77,7 +77,7 @@ class Labelled(Protocol):
 
     Rows are read once, in pieces; vocabularies and transforms are learned from training rows alone. Memory holds the
     vocabularies, a few bytes a row for the split, and pieces of fixed size. A history needs the log's ``user`` and
-    ``timestamp``: memory holds those of all rows, and some 80 bytes a row while it is found what each row shows. That
+    ``timestamp``: memory holds those of all rows, and some 100 bytes a row while it is found what each row shows. That
     is only what is past, and no row shows one of a later part, or preparing fails.
     """
 
@@ -199,7 +199,7 @@ class Labelled(Protocol):
 
     @property
     def _labels(self) -> dict[str, Label]:
-        return self.labels or {"": self.label} if self.label else self.labels or {}
+        return self.labels or ({} if self.label is None else {"": self.label})
 
     def _logs(self) -> dict[str, int]:
         return self.split.tables if isinstance(self.split, Published) else {self.table: splits.NONE}

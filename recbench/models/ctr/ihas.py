@@ -11,9 +11,9 @@ Training    search with the backbone; k-means over the masked embeddings of trai
             ``min_share`` of the rows is given up and its rows go to the nearest other one; then a backbone for each
             cluster, from the backbone's initial weights, on the cluster's rows with the cluster's dimensions. A row to
             be scored goes by embeddings and gates of the search to the nearest centroid, and to that one's backbone.
-Departures  these equations are our assumptions, none is the paper's: G_f linear by field; the relaxed distribution and
-            its temperature; both penalties' form; the threshold 0.5; the number of clusters; a dimension is kept where
-            more than half of the cluster's rows have its gate open; all backbones start from the same initial weights;
+Departures  these equations are our assumptions, none is the paper's: G_f linear by field, b_f = -2 at first; the
+            relaxed distribution and its temperature; both penalties' form; the threshold 0.5; the number of clusters, and
+            that small ones are merged; which rows k-means sees (2^16 at most); a dimension is kept where more than half of the cluster's rows have its gate open; all backbones start from the same initial weights;
             rows go to the nearest centroid; the search runs for all its epochs. A dimension not kept is masked, its
             column stays in memory; all clusters' backbones stop together, by the whole model's validation value;
             tables of one number an id (first-order weights) have no gates
@@ -44,12 +44,13 @@ ROWS_TO_CLUSTER = 2**16
 
 
 class FieldGates(nn.Module):
-    """A linear map of each field's vector, D to D: logits of its gates. Open by ``bias`` before any training.
+    """A linear map of each field's vector, D to D: logits of its gates, which are closed until the vector opens them.
 
+    So the vectors of all values that open a gate lie in one half of the space, and k-means can tell them from the rest.
     Shapes: (B, F, D) -> (B, F, D).
     """
 
-    def __init__(self, n_fields: int, dim: int, bias: float = 1.0) -> None:
+    def __init__(self, n_fields: int, dim: int, bias: float = -2.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_fields, dim, dim).normal_(std=dim**-0.5))
         self.bias = nn.Parameter(torch.full((n_fields, dim), bias))
@@ -68,8 +69,8 @@ class IHAS(BackboneModel):
         clusters: Positive = tunable(4, choices=(1, 2, 4, 8))
         min_share: Share = 0.02
         """A cluster with a smaller share of the training rows is merged into others."""
-        sparsity: NonNegativeFloat = tunable(0.02, low=1e-4, high=1.0, log=True)
-        polarisation: NonNegativeFloat = tunable(0.02, low=1e-4, high=1.0, log=True)
+        sparsity: NonNegativeFloat = tunable(0.05, low=1e-4, high=1.0, log=True)
+        polarisation: NonNegativeFloat = tunable(0.05, low=1e-4, high=1.0, log=True)
         temperature: PositiveFloat = 0.5
         """Of the relaxed Bernoulli distribution."""
         search_epochs: Positive = 5
@@ -144,7 +145,8 @@ class IHAS(BackboneModel):
         self._cluster(data.all_rows(), initial)
         clusters = self._clusters_of_all(data.all_rows())
         steps: list[Any] = []
-        for number, member in enumerate(self.members):
+        for number in range(len(self.members)):
+            member: Any = self.members[number]
             own = next(member.procedure(data.take((clusters == number).nonzero().squeeze(1))))
             steps += [replace(step, name=f"cluster {number}") for step in own.steps]
         yield replace(stage, name="train", steps=steps)

@@ -16,7 +16,10 @@ Departures  none; defaults of embedding_dim and batch_size for smaller data
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -96,7 +99,7 @@ class QIN(HistoryModel):
         embedding_l2: NonNegativeFloat = tunable(2e-4, low=1e-7, high=1e-1, log=True)
         patience: Positive = 8
         lr_decay: Factor = 0.5
-        max_norm: PositiveFloat | None = 10.0
+        max_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 10.0
         num_layers: Positive = tunable(4, choices=(2, 3, 4))
         num_row: Positive = tunable(4, choices=(3, 4))
         """R, the number of affine maps that a layer multiplies its input by the sum of."""

@@ -80,7 +80,7 @@ class ItemVectors(nn.Module):
         """Return a table (any, W) and the places in it of the items with the given ids (n,), shape (n,)."""
         rows, vectors = self.items.rows, self.items.vectors
         places = ids - self.items.item.offset
-        # Otherwise the vectors of all items cost less than one for each id; but a lazy optimiser is to see these ids.
+        # Of all items, where they are fewer than the ids; but a lazy optimiser is to see no others than these ids.
         if len(places) < len(rows) or embedding.sparse:
             rows, vectors = rows.take(places), None if vectors is None else vectors[places]
             places = torch.arange(len(places), device=ids.device)

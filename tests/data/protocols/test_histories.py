@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_logs import encode
 from pydantic import ValidationError
@@ -101,6 +101,7 @@ def test_pieces_do_not_matter(monkeypatch, batch_rows, rows_at_once):
 ROWS = st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans())
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ROWS, min_size=1, max_size=40), st.integers(1, 4), st.booleans())
 def test_past_is_what_a_loop_finds(rows, length, all_shown):
     users, times, may = (np.array(column) for column in zip(*rows, strict=True))
