@@ -12,11 +12,12 @@ Training    search with the backbone; k-means over the masked embeddings of trai
             cluster, from the backbone's initial weights, on the cluster's rows with the cluster's dimensions. A row to
             be scored goes by embeddings and gates of the search to the nearest centroid, and to that one's backbone.
 Departures  these equations are our assumptions, none is the paper's: G_f linear by field, b_f = -2 at first; the
-            relaxed distribution and its temperature; both penalties' form; the threshold 0.5; the number of clusters, and
-            that small ones are merged; which rows k-means sees (2^16 at most); a dimension is kept where more than half of the cluster's rows have its gate open; all backbones start from the same initial weights;
-            rows go to the nearest centroid; the search runs for all its epochs. A dimension not kept is masked, its
-            column stays in memory; all clusters' backbones stop together, by the whole model's validation value;
-            tables of one number an id (first-order weights) have no gates
+            relaxed distribution and its temperature; both penalties' form; the threshold 0.5; the number of clusters
+            and that small ones are merged; k-means on 2^16 rows at most; a dimension is kept where more than half of
+            the cluster's rows have its gate open; all backbones start from the same initial weights; rows go to the
+            nearest centroid; the search runs for all its epochs. A dimension not kept is masked, its column stays in
+            memory; all clusters' backbones stop together, by the whole model's validation value; tables of one number
+            an id (first-order weights) have no gates
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class IHAS(BackboneModel):
         names = [field.name for field in self.fields]
         of_tables = self.masks.cpu().split(self.widths, 1)
         kept = sum((masks.unflatten(1, (len(names), -1)).sum(2) for masks in of_tables), torch.zeros(()))  # (K, F)
-        shares = self.sizes.double().cpu() / len(data)
+        shares = self.sizes.double().cpu() / self.sizes.sum().cpu()
         parameters = torch.tensor([self._stored(masks) for masks in self.masks], dtype=torch.float64)
         base = float(sum(table.weight.numel() for table in _gated(self.router)))
         figures = {

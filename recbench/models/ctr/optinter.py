@@ -73,6 +73,7 @@ class OptInter(BackboneModel):
         pairs = field_pairs(fields)
         n_pairs = len(pairs)
         self.memorised = CrossEmbedding(values, config.pair_dim)
+        self.n_cross_vectors = len(self.memorised.weight)
         self.factorised = ProductEmbedding(fields, pairs, config.pair_dim)
         fans = first.in_features + first.out_features + n_pairs * config.pair_dim
         self.weight = nn.Parameter(torch.empty(first.out_features, n_pairs, config.pair_dim))
@@ -167,7 +168,7 @@ class OptInter(BackboneModel):
         """Tell each pair's method, and how many parameters the choice has saved."""
         names = [field.name for field in self.fields.single]
         pairs, choices, shares = field_pairs(self.fields).tolist(), self.choices.tolist(), self.shares.tolist()
-        matrix = [[float("nan")] * len(names) for _ in names]
+        matrix = [[0.0] * len(names) for _ in names]
         for (first, second), choice in zip(pairs, choices, strict=True):
             matrix[first][second] = matrix[second][first] = float(NAIVE - choice)
         columns: dict[str, list[str | float]] = {
@@ -176,10 +177,9 @@ class OptInter(BackboneModel):
         }
         for method in reversed(range(len(METHODS))):
             columns[f"weight of {METHODS[method]}"] = [share[method] for share in shares]
-        every = CrossValues.of(self.fields, data.all_rows().ids, self.config.min_count)
         figures = {f"pairs, {name}": float(choices.count(method)) for method, name in enumerate(METHODS)}
         figures["parameters of pairs"] = float(self.memorised.weight.numel() + self.factorised.weight.numel())
-        figures["parameters if all were memorised"] = float((len(every.keys) + len(every.pairs)) * self.config.pair_dim)
+        figures["parameters if all were memorised"] = float(self.n_cross_vectors * self.config.pair_dim)
         title = "Method of each pair: 2 memorise, 1 factorise, 0 naive"
         return Explanation(figures, [Table("Pairs", columns), Matrix(title, names, names, matrix)])
 
