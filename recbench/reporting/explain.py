@@ -29,10 +29,14 @@ def print_explanation(explanation: Explanation) -> None:
         print_table(None, ["figure", "value"], [[name, _number(value)] for name, value in explanation.figures.items()])
     for part in explanation.parts:
         if isinstance(part, Table):
-            _print_rows(part.title, list(part.columns), list(zip(*part.columns.values(), strict=True)))
+            n_rows = len(next(iter(part.columns.values()), ()))
+            rows: list[tuple[str | float, ...]] = [
+                tuple(column[row] for column in part.columns.values()) for row in range(n_rows)
+            ]
+            _print_rows(part.title, list(part.columns), rows)
         elif len(part.columns) <= MOST_COLUMNS:
-            rows = [(name, *values) for name, values in zip(part.rows, part.values, strict=True)]
-            _print_rows(part.title, ["", *part.columns], rows)
+            lines = [(name, *values) for name, values in zip(part.rows, part.values, strict=True)]
+            _print_rows(part.title, ["", *part.columns], lines)
         else:
             entries = sorted(_entries(part), key=lambda entry: -abs(entry[2]))
             _print_rows(f"{part.title}: largest entries", ["row", "column", "value"], entries)

@@ -170,6 +170,9 @@ class Rows:
     def epoch(self, generator: torch.Generator) -> Iterator[CTRBatch]:
         """Yield the batches of one epoch."""
         order = torch.randperm(len(self._rows), generator=generator, device=self._rows.ids.device)
+        if len(order) % self._batch_size == 1 < len(order):
+            # A last batch of one row has no variance to normalise by: one row, another each epoch, is left out.
+            order = order[:-1]
         yield from self._rows.take(order).split(self._batch_size)
 
 

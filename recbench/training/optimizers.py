@@ -55,7 +55,9 @@ def make_optimizer(phase: Phase) -> Optimizers:
         return Optimizers([torch.optim.Adam(phase.parameters, **settings, fused=True)])
     lazy = LazyAdam if phase.optimizer == "lazy-adam" else RowwiseAdagrad
     tables = set(phase.sparse)
-    dense = [parameter for parameter in phase.parameters if parameter not in tables]
+    dense = [
+        parameter for parameter in phase.parameters if isinstance(parameter, Parameter) and parameter not in tables
+    ]
     members: list[torch.optim.Optimizer] = [lazy(phase.sparse, phase.learning_rate, phase.sparse_decay)]
     if dense:
         members.append(torch.optim.Adam(dense, **settings, fused=True))

@@ -68,30 +68,27 @@ def test_decay_falls_on_rows_looked_up(kind):
     assert not towards_zero[[0, 1, 3, 4, 5, 6]].any()
 
 
+def four_steps(name, interrupted):
+    embedding, layer = tables(sparse=name != "adam"), nn.Linear(D, 1)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    lazy = [embedding.weight] if name != "adam" else []
+    phase = Phase("train", None, None, [embedding.weight, *layer.parameters()], 0.1, optimizer=name, sparse=lazy)
+    optimizer = make_optimizer(phase)
+    for number in range(4):
+        if interrupted and number == 2:
+            states = optimizer.state_dict()
+            optimizer = make_optimizer(phase)
+            optimizer.load_state_dict(states)
+        optimizer.zero_grad()
+        layer(embedding(torch.tensor([number, 0, 3]))).square().sum().backward()
+        optimizer.step()
+    return torch.cat([embedding.weight.flatten(), layer.weight.flatten()])
+
+
 @pytest.mark.parametrize("name", ["adam", "lazy-adam", "rowwise-adagrad"])
 def test_goes_on_from_a_saved_state(name):
-    finals = []
-    for interrupted in (False, True):
-        embedding, layer = tables(sparse=name != "adam"), nn.Linear(D, 1)
-        with torch.no_grad():
-            layer.weight.fill_(0.5)
-            layer.bias.zero_()
-        parameters = [*embedding.parameters(), *layer.parameters()]
-        lazy = [embedding.weight] if name != "adam" else []
-
-        def make():
-            return make_optimizer(Phase("train", None, None, parameters, 0.1, optimizer=name, sparse=lazy))
-
-        optimizer = make()
-        for number in range(4):
-            if interrupted and number == 2:
-                states = optimizer.state_dict()
-                optimizer = make()
-                optimizer.load_state_dict(states)
-            optimizer.zero_grad()
-            layer(embedding(torch.tensor([number, 0, 3]))).square().sum().backward()
-            optimizer.step()
-        finals.append(torch.cat([embedding.weight.flatten(), layer.weight.flatten()]))
+    finals = [four_steps(name, interrupted) for interrupted in (False, True)]
     assert torch.equal(*finals)
 
 
