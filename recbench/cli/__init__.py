@@ -234,12 +234,15 @@ def leaderboard_build(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Results to record.")] = None,
     boards: Annotated[Path, typer.Option(help="Folder of the records and pages.")] = Path("leaderboards"),
     command: Annotated[str, typer.Option(help="Command that made the results, kept in the records.")] = "",
+    suite: Annotated[str | None, typer.Option(help="Suite whose models without results say so.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make records of results, and the pages of all records (Markdown and one HTML file)."""
     from recbench.reporting.boards import build_pages, build_records
+    from recbench.running.suite import load_suite
 
-    written = build_records(directories, boards, command) if directories else []
+    planned = load_suite(suite) if suite else None
+    written = build_records(directories, boards, command, planned) if directories else []
     pages = build_pages(boards)
     if as_json:
         typer.echo(json.dumps({"records": len(written), "pages": [str(page) for page in pages]}, indent=2))

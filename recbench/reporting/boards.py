@@ -28,6 +28,8 @@ from recbench.running.result import (
     ReferenceRecord,
     write_atomic,
 )
+from recbench.running.suite import Entry as SuiteEntry
+from recbench.running.suite import Suite
 
 SEEDS = 5
 """Seeds a stochastic model needs for a number of record."""
@@ -117,12 +119,19 @@ def collect_records(directories: Iterable[Path], command: str) -> list[BoardReco
     return records
 
 
-def build_records(directories: Iterable[Path], boards_dir: Path, command: str) -> list[BoardRecord]:
+def build_records(
+    directories: Iterable[Path], boards_dir: Path, command: str, suite: Suite | None = None
+) -> list[BoardRecord]:
     """Write the records of all results under ``directories`` to ``boards_dir`` and return them.
 
-    Records of other models stay. Raises UsageError if one of those stems from another split of the same benchmark.
+    Models of a ``suite`` that have neither results nor a record get one that says that they were not run. Records of
+    other models stay. Raises UsageError if one of those stems from another split of the same benchmark.
     """
     records = collect_records(directories, command)
+    if suite is not None:
+        known = {_path(boards_dir, record) for record in [*records, *read_records(boards_dir)]}
+        planned = [_not_run(entry, model, command) for entry in suite.runs for model in entry.models]
+        records += [record for record in planned if _path(boards_dir, record) not in known]
     new = {_path(boards_dir, record): record for record in records}
     for old in read_records(boards_dir):
         for record in records:
@@ -200,12 +209,21 @@ def _record(group: Group, name: str, command: str) -> BoardRecord:
 
 
 def _failed(benchmark: str, name: str, failures: Sequence[Failure], command: str) -> BoardRecord:
+    return _empty(benchmark, name, failures[0].config, "failed", failures[0].error, command)
+
+
+def _not_run(entry: SuiteEntry, model: str, command: str) -> BoardRecord:
+    return _empty(entry.benchmark, model, entry.values, "partial", f"not run: 0 of {SEEDS} seeds", command)
+
+
+def _empty(benchmark: str, name: str, config: dict[str, Any], status: Status, reason: str, command: str) -> BoardRecord:
+    """Return the record of a model without a finished result."""
     return BoardRecord(
         task=benchmark.partition("/")[0],
         benchmark=benchmark,
         primary_metric=None,
         model=BoardModel(name=name),
-        config=failures[0].config,
+        config=config,
         dataset=None,
         protocol=None,
         seeds=[],
@@ -214,8 +232,8 @@ def _failed(benchmark: str, name: str, failures: Sequence[Failure], command: str
         memory=None,
         budget=BudgetRecord(),
         environment=None,
-        status="failed",
-        reason=failures[0].error,
+        status=status,
+        reason=reason,
         command=command,
     )
 

@@ -28,15 +28,14 @@ def print_explanation(explanation: Explanation) -> None:
     if explanation.figures:
         print_table(None, ["figure", "value"], [[name, _number(value)] for name, value in explanation.figures.items()])
     for part in explanation.parts:
+        rows: list[tuple[str | float, ...]]
         if isinstance(part, Table):
             n_rows = len(next(iter(part.columns.values()), ()))
-            rows: list[tuple[str | float, ...]] = [
-                tuple(column[row] for column in part.columns.values()) for row in range(n_rows)
-            ]
+            rows = [tuple(column[row] for column in part.columns.values()) for row in range(n_rows)]
             _print_rows(part.title, list(part.columns), rows)
         elif len(part.columns) <= MOST_COLUMNS:
-            lines = [(name, *values) for name, values in zip(part.rows, part.values, strict=True)]
-            _print_rows(part.title, ["", *part.columns], lines)
+            rows = [(name, *values) for name, values in zip(part.rows, part.values, strict=True)]
+            _print_rows(part.title, ["", *part.columns], rows)
         else:
             entries = sorted(_entries(part), key=lambda entry: -abs(entry[2]))
             _print_rows(f"{part.title}: largest entries", ["row", "column", "value"], entries)

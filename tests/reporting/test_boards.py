@@ -6,6 +6,7 @@ from fake_results import Fake
 from recbench.errors import RecbenchError, UsageError
 from recbench.reporting.boards import build_pages, build_records, collect_records, read_records
 from recbench.running.result import ReferenceRecord
+from recbench.running.suite import Entry, Suite
 
 
 def reference(**changes) -> ReferenceRecord:
@@ -97,3 +98,19 @@ def test_pages_are_the_same_bytes_when_built_twice(write_results, tmp_path):
 def test_pages_need_records(tmp_path):
     with pytest.raises(UsageError, match="no records under"):
         build_pages(tmp_path)
+
+
+def test_models_of_a_suite_without_results_say_so(write_results, tmp_path):
+    results = write_results(Fake("ease", 0.5))
+    suite = Suite(title="two", seeds=(1,), runs=(Entry(benchmark="topn/ml-100k", models=("ease", "slim")),))
+    build_records([results], tmp_path / "boards", "recbench suite two", suite)
+    build_pages(tmp_path / "boards")
+    ran, missing = (record for record in read_records(tmp_path / "boards"))
+    assert (ran.model.name, missing.model.name) == ("ease", "slim")
+    assert ran.metrics.test
+    assert (missing.status, missing.reason) == ("partial", "not run: 0 of 5 seeds")
+    assert "not run: 0 of 5 seeds" in (tmp_path / "boards" / "README.md").read_text()
+    # Built again without the suite, and then with it, nothing that was run is lost.
+    build_records([results], tmp_path / "boards", "recbench suite two")
+    build_records([results], tmp_path / "boards", "recbench suite two", suite)
+    assert [record.model.name for record in read_records(tmp_path / "boards")] == ["ease", "slim"]

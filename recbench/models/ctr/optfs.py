@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from recbench.errors import UsageError
-from recbench.models.base import NonNegative, NonNegativeFloat, PositiveFloat, tunable
+from recbench.models.base import CTRModel, NonNegative, NonNegativeFloat, PositiveFloat, tunable
 from recbench.models.explanation import Explanation, Table
 from recbench.models.layers.backbone import BackboneConfig, BackboneModel, embedding_parameters, rewind, snapshot
 from recbench.models.layers.embedding import FieldEmbedding
@@ -83,7 +83,7 @@ class OptFS(BackboneModel):
                 )
             return self
 
-    def __init__(self, config: Config, fields: FieldSpace, backbone: BackboneModel) -> None:
+    def __init__(self, config: Config, fields: FieldSpace, backbone: CTRModel) -> None:
         super().__init__(config, fields, backbone)
         self.gates = FeatureGates(fields.n_ids)
         tables = [module for module in backbone.modules() if isinstance(module, FieldEmbedding)]

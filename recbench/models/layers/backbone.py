@@ -104,9 +104,8 @@ def gated(embedding: nn.Module) -> Tensor:
 def embedding_parameters(model: Model) -> tuple[int, int]:
     """Return the number of entries of a model's tables, and how many of them are not zero after their gates."""
     modules = embeddings(model)
-    return sum(table(module).numel() for module in modules), sum(
-        int(gated(module).count_nonzero()) for module in modules
-    )
+    kept = [int(gated(module).count_nonzero()) for module in modules]
+    return sum(table(module).numel() for module in modules), sum(kept)
 
 
 def largest(values: Sequence[Tensor], share: float) -> list[Tensor]:
