@@ -11,9 +11,9 @@ Embedding   the table T of a vocabulary becomes codes (T - mu) U_r, reconstructe
 Fusion      a linear layer that reads the flattened embeddings and nothing else reads the codes instead; where no other
             part of the backbone reads the embeddings, the reconstruction is left out
 Loss        the backbone's; an L2 penalty on tables is on the codes
-Departures  the authors' training code is not public: fine-tuning is ours; ranks may be given by a share of variance;
-            no layer is replaced by one that is not smaller; multi-valued and dense fields have no mean taken off, as
-            a row may have no value; signs of axes are chosen so that outputs' means pass through the ReLU
+Departures  the authors' training code is not public: fine-tuning is ours; no ReLU by default; ranks may be given by a
+            share of variance; no layer is replaced by one that is not smaller; multi-valued and dense fields have no
+            mean taken off, as a row may have no value; signs of axes let the outputs' means pass through the ReLU
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Mimicking(BackboneModel):
         """Of the linear layers; at least their width: they stay whole."""
         layers: Literal["mlp", "all"] = "mlp"
         """Linear layers of perceptrons but the first of each, or all that do not read the flattened embeddings."""
-        activated: bool = True
-        """Put a ReLU between the two layers that replace one."""
+        activated: bool = False
+        """Put a ReLU between the two layers that replace one, as the authors do: it needs long fine-tuning."""
         finetune_epochs: Positive = 5
         """All are run; the best on validation is kept."""
         finetune_learning_rate: PositiveFloat = tunable(1e-4, low=1e-5, high=1e-2, log=True)

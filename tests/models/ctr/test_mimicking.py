@@ -124,11 +124,13 @@ def test_parameters_on_frappe(frappe, rows):
     assert parameter_count(model) == 423_280 - layers - table - 10 * 8 * 400
 
 
-def test_a_state_brings_its_structure(create, rows, check_batch_size):
-    model, data = create(embedding_rank=0.7, linear_rank=0.6)
+@pytest.mark.parametrize("values", [{}, {"activated": True}, {"backbone": "dnn"}])
+def test_a_state_brings_its_structure(create, rows, check_batch_size, values):
+    values = {"embedding_rank": 0.7, "linear_rank": 0.6} | values
+    model, data = create(**values)
     with torch.no_grad():
         model.compress(data)
-        other, _ = create(embedding_rank=0.7, linear_rank=0.6, seed=9)
+        other, _ = create(**values, seed=9)
         other.load_state_dict(model.state_dict())
         assert torch.equal(other(rows), model(rows))
         check_batch_size(other)
