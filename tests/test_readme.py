@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_commands_run_as_written(folder):
     for command in commands():
         if command in NOT_HERE:
             continue
-        words = command.split()
+        words = shlex.split(command)
         call = {"recbench": ["-m", "recbench"], "python": []}[words[0]] + words[1:]
         done = subprocess.run(
             [sys.executable, *call], cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -279,10 +279,11 @@ def models_list(
 def models_info(name: str, as_json: AsJson = False) -> None:
     """Show a model: its equations, its configuration with bounds and search space, its reference."""
     import inspect
+    import shutil
     from dataclasses import asdict
 
     from recbench.models.registry import load_model
-    from recbench.reporting.console import print_mapping, print_table
+    from recbench.reporting.console import print_mapping, print_table, refit, search_range
 
     model = load_model(name)
     schema = model.Config.model_json_schema()
@@ -292,9 +293,11 @@ def models_info(name: str, as_json: AsJson = False) -> None:
         information = {"name": model.model_name(), "tasks": model.tasks, "document": document}
         print_mapping(information | {"config": schema, "reference": reference}, as_json)
         return
-    typer.echo(document + "\n")
+    typer.echo(refit(document, shutil.get_terminal_size().columns) + "\n")
+    space = model.Config.search_space()
     rows = [
-        [key, str(field.get_default()), json.dumps(model.Config.search_space().get(key, "")).strip('"')]
+        # As they are written on the command line.
+        [key, json.dumps(field.get_default(call_default_factory=True)).strip('"'), search_range(space.get(key, {}))]
         for key, field in model.Config.model_fields.items()
     ]
     print_table(f"configuration of {model.model_name()}", ["key", "default", "search space"], rows)

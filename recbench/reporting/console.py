@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,37 @@ def print_mapping(values: Mapping[str, Any], as_json: bool) -> None:
         import yaml
 
         typer.echo(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+def search_range(space: Mapping[str, Any]) -> str:
+    """Return a key's search space in words: its choices, or from where to where and on which scale; of none, none."""
+    if choices := space.get("choices"):
+        return ", ".join(json.dumps(choice).strip('"') for choice in choices)
+    return f"{space['low']:g} to {space['high']:g}{' (log)' if space['log'] else ''}" if space else ""
+
+
+def refit(document: str, width: int, written: int = 120) -> str:
+    """Break a document of ``written`` columns anew for a terminal of ``width`` columns.
+
+    Text that hangs beside a label stays beside it; lines are joined only where they were broken for want of space.
+    """
+    if width >= written:
+        return document
+    paragraphs: list[tuple[int, str]] = []  # the column at which its further lines begin, and the text
+    last = ""
+    for line in document.splitlines():
+        indent = len(line) - len(line.lstrip())
+        word = next(iter(line.split()), "")
+        if paragraphs and word and indent == paragraphs[-1][0] and len(f"{last} {word}") > written:
+            paragraphs[-1] = (indent, f"{paragraphs[-1][1]} {line.strip()}")
+        else:
+            label = re.match(r"\S+( \S+)*  +(?=\S)", line)
+            paragraphs.append((label.end() if label else indent, line))
+        last = line
+    return "\n".join(
+        textwrap.fill(text, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False)
+        for hang, text in paragraphs
+    )
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,7 +1,6 @@
 """DIN: the history, weighted by an attention network that compares each of its items with the target.
 
-Source      Zhou et al.: Deep Interest Network for Click-Through Rate Prediction. KDD 2018, arXiv:1706.06978,
-            equations 3-5
+Source      Zhou et al.: Deep Interest Network for Click-Through Rate Prediction. KDD 2018, arXiv:1706.06978
 Interest    sum_s a_s h_s,  a_s = MLP([t; h_s; t - h_s; t * h_s]) for the target t and each item h_s of its history
 Dice        s (p + (1 - p) alpha),  p = sigmoid of s normalised by the mean and variance of the batch; alpha learned
 Logit       MLP([context; targets; interests]), the context being the fields that neither is a target's or a history
@@ -34,7 +33,7 @@ Activation = Literal["dice", "relu"]
 
 
 class Dice(nn.BatchNorm1d):
-    """A PReLU whose kink lies where the batch is: equation 5. Shapes: (n, width) -> (n, width)."""
+    """A PReLU whose kink lies where the batch is. Shapes: (n, width) -> (n, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-8, affine=False)

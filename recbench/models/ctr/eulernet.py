@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
 from recbench.models.layers.dropout import Dropout
-from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding, table
+from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
 SMALLEST_SQUARE = 1e-8
@@ -78,7 +78,8 @@ class EulerNet(EmbeddingModel):
 
     def penalty(self) -> Tensor:
         """Half of embedding_l2 times the sum of squares of all tables, and of net_l2 times that of all else."""
-        tables = {id(table(module)) for module in self.modules() if isinstance(module, FieldEmbedding)}
+        # A procedure may put gates on the tables: these are its own, and no part of the network.
+        tables = {id(parameter) for module in self.embeddings() for parameter in module.parameters()}
         others = [parameter.square().sum() for parameter in self.parameters() if id(parameter) not in tables]
         penalty: Tensor = super().penalty() + self.config.net_l2 / 2 * torch.stack(others).sum()
         return penalty

@@ -11,7 +11,6 @@ Departures  the learned vector that stands for an empty context starts like an e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -22,7 +21,7 @@ from recbench.errors import UsageError, unknown
 from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
 from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.mlp import MLP, linear
-from recbench.tasks.batches import Ragged
+from recbench.models.layers.subspace import Subspace
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
 
@@ -95,50 +94,29 @@ class FinalMLP(EmbeddingModel):
 class Context(nn.Module):
     """What a gate depends on: embeddings of the named fields in a table of their own, or one learned vector.
 
-    Shapes: a batch of B rows -> (B, width), or (1, width) where no field is named.
+    Shapes: a batch of B rows -> (B, width), fields in the order of ``fields``, or (1, width) where none is named.
 
     Raises:
         UsageError: ``names``, which the configuration has as ``key``, are not all fields.
     """
 
-    shifts: Tensor
-
     def __init__(self, fields: FieldSpace, names: Sequence[str], dim: int, key: str) -> None:
         super().__init__()
-        by_name = {field.name: field for field in fields}
+        known = {field.name for field in fields}
         for name in names:
-            if name not in by_name:
-                raise unknown("field", name, by_name, f"in {key}")
-        chosen = [by_name[name] for name in dict.fromkeys(names)]
-        self.width = dim * max(1, len(chosen))
-        # The table has the ids of these fields only; fields that share a vocabulary share it here too.
-        offsets: dict[int, int] = {}
-        size = 0
-        for field in chosen:
-            if field.offset not in offsets:
-                offsets[field.offset] = size
-                size += field.size
-        self.fields = FieldSpace(replace(field, offset=offsets[field.offset]) for field in chosen)
-        shift = {field.name: field.offset - offsets[field.offset] for field in chosen}
-        self.multi_shifts = {field.name: shift[field.name] for field in self.fields.multi}
-        shifts = torch.tensor([shift[field.name] for field in self.fields.single], dtype=torch.int64)
-        self.register_buffer("shifts", shifts, persistent=False)
-        self.singles = [fields.single.index(by_name[field.name]) for field in self.fields.single]
-        self.denses = [fields.dense.index(by_name[field.name]) for field in self.fields.dense]
-        if chosen:
-            self.embedding = FieldEmbedding(self.fields, dim)
+            if name not in known:
+                raise unknown("field", name, known, f"in {key}")
+        self.fields = fields
+        self.subspace = Subspace(fields, names)
+        self.width = dim * max(1, len(self.subspace.fields))
+        if names:
+            self.embedding = FieldEmbedding(self.subspace.fields, dim)
         else:
             self.vector = nn.Parameter(torch.empty(1, dim).normal_(std=1e-4))
 
     def forward(self, batch: CTRBatch) -> Tensor:
         """Look the context up."""
-        if not self.fields:
+        if not self.subspace.fields:
             return self.vector
-        multi = {
-            name: Ragged(batch.multi[name].values - shift, batch.multi[name].offsets)
-            for name, shift in self.multi_shifts.items()
-        }
-        dense = None if batch.dense is None else batch.dense[:, self.denses]
-        ids = batch.ids[:, self.singles] - self.shifts
-        flat: Tensor = self.embedding(CTRBatch(ids, multi, batch.labels, dense)).flatten(1)
+        flat: Tensor = self.embedding(self.subspace.batch(batch, self.fields)).flatten(1)
         return flat

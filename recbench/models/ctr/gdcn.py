@@ -1,7 +1,7 @@
 """GDCN: a cross network whose layers have a gate for what they add, on a perceptron or beside it.
 
 Source      Wang, Gu, Li, Lu, Zhang, Gu: Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction.
-            CIKM 2023, arXiv:2311.04635, equation 1, and the authors' code
+            CIKM 2023, arXiv:2311.04635, and the authors' code
 Layers      x_{l+1} = x_0 * (W_l x_l + b_l) * sigmoid(G_l x_l) + x_l, x_0 = [e_1; ...; e_F]
 Logit       ``parallel`` (GDCN-P): w^T [x_L; hidden layers of x_0] + b; ``stacked`` (GDCN-S): MLP(x_L)
 Loss        binary cross-entropy + embedding_l2 / 2 * ||E||^2

@@ -44,7 +44,6 @@ from recbench.models.layers.lowrank import (
 )
 from recbench.models.layers.mlp import MLP
 from recbench.models.procedure import Phase, Stage, Sweep
-from recbench.models.registry import load_model
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
 
 TRACED_ROWS = 64
@@ -89,7 +88,7 @@ class Mimicking(BackboneModel):
     def create(cls, config: Any, data: CTRData) -> Mimicking:
         """Make the model and its backbone, and see on a few rows how the backbone's layers are wired."""
         rows = data.all_rows()
-        backbone: Any = load_model(config.backbone).create(config.of_backbone(), data)
+        backbone = config.make_backbone(data)
         # Where the rows are, so that a few can be passed through.
         backbone.to(rows.ids.device)
         sample = rows.take(torch.arange(min(TRACED_ROWS, len(rows)), device=rows.ids.device))
@@ -151,7 +150,7 @@ class Mimicking(BackboneModel):
     def explain(self, data: CTRData) -> Explanation:
         """Tell the sizes and the CPU seconds of inference of the backbone as it was and as it is, and what changed."""
         with torch.random.fork_rng():
-            whole: Any = load_model(self.config.backbone).create(self.config.of_backbone(), data)
+            whole = self.config.make_backbone(data)
         rows = data.all_rows()
         device = rows.ids.device
         rows = rows.take(torch.arange(min(TIMED_ROWS, len(rows)), device=device))
@@ -197,14 +196,17 @@ def trace(backbone: CTRModel, rows: CTRBatch, layers: Literal["mlp", "all"]) -> 
     """Pass a few rows through a backbone and see which of its modules read what."""
     modules = dict(backbone.named_modules())
     vectors: dict[str, list[Tensor]] = {}
+    whole: set[str] = set()
     reads: dict[str, list[str | None]] = {}
 
-    def look_up(table: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def look_up(table: str, module: FieldEmbedding, args: Any, output: Tensor) -> Tensor:
+        if output.shape[1] == len(module.fields):
+            whole.add(table)  # the layers that take its place read the codes of all fields
         vectors.setdefault(table, []).append(output.detach().requires_grad_())
         return vectors[table][-1]
 
     def read(layer: str, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        flat = (table for table, found in vectors.items() for each in found if torch.equal(each.flatten(1), args[0]))
+        flat = (table for table in whole for each in vectors[table] if torch.equal(each.flatten(1), args[0]))
         reads.setdefault(layer, []).append(table := next(flat, None))
         # Cut off there: what still has a gradient is read by something else.
         return (args[0] if table is None else args[0].detach(),)

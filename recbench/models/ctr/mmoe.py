@@ -1,7 +1,7 @@
 """MMoE: experts that all tasks share, mixed for each task by a gate of its own.
 
 Source      Ma, Zhao, Yi, Chen, Hong, Chi: Modeling Task Relationships in Multi-task Learning with Multi-gate
-            Mixture-of-Experts. KDD 2018, equations 5-7
+            Mixture-of-Experts. KDD 2018
 Logit       tower_t(sum_k g_tk(x) expert_k(x)),  g_t(x) = softmax(W_t x),  x = [e_1; ...; e_F]
 Loss        sum over tasks of weight_t times binary cross-entropy, + embedding_l2 / 2 * ||E||^2
 Departures  none

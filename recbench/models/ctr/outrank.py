@@ -25,7 +25,6 @@ from recbench.models.explanation import Explanation, Table
 from recbench.models.layers.backbone import BackboneConfig, BackboneModel
 from recbench.models.layers.subspace import Subspace
 from recbench.models.procedure import Stage
-from recbench.models.registry import load_model
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
 
 
@@ -55,8 +54,7 @@ class OutRank(BackboneModel):
         rows = as_rows(data)
         ranking = rank_fields_3mr(rows) if config.ranking == "3mr" else rank_fields(rows)
         subspace = Subspace(data.fields, {name for each in ranking[: config.keep] for name in each.fields})
-        backbone: Any = load_model(config.backbone).create(config.of_backbone(), subspace.data(data))
-        return cls(config, data.fields, backbone, subspace, ranking)
+        return cls(config, data.fields, config.make_backbone(subspace.data(data)), subspace, ranking)
 
     def procedure(self, data: CTRData) -> Iterator[Stage]:
         """Train the backbone on rows that have the kept fields only."""

@@ -51,7 +51,7 @@ class FieldEmbedding(nn.Module):
                     )
                 )
             elif field.dense:
-                row = batch.ids.new_tensor([field.offset])
+                row = batch.ids.new_full((1,), field.offset)  # filled on the device, no copy from the host
                 vectors.append(next(numbers)[:, None] * functional.embedding(row, weight, sparse=self.sparse))
             else:
                 vectors.append(next(columns))

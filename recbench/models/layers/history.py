@@ -170,7 +170,6 @@ class HistoryModel(EmbeddingModel):
             UsageError: no field is a history of another one's values, or the data have several labels.
         """
         cls.check_labels(data)
-        cls.check_labels(data)
         if not histories_of(data.fields):
             names = ", ".join(field.name for field in data.fields)
             raise UsageError(

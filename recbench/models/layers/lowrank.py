@@ -126,13 +126,18 @@ class LowRankEmbedding(nn.Module):
 
     def of_fields(self, fields: FieldSpace | None = None) -> tuple[Tensor, Tensor]:
         """Return the map of each field, (F, R, D), and its constant, (F, D)."""
-        maps, constants = self._places if fields is None else self._places_of(fields).to(self._places.device)
+        maps, constants = self._places if fields is None else self._places_of(fields).to(self._places.device, non_blocking=True)
         return self.maps[maps], functional.pad(self.constants, (0, 0, 0, 1))[constants]
 
     @property
     def code_width(self) -> int:
         """Width of the flattened codes of a row."""
         return len(self.fields) * self.codes.weight.shape[1]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the gradient of ``weight`` is sparse: never, for it is computed."""
+        return False
 
     @property
     def weight(self) -> Tensor:

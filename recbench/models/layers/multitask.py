@@ -54,7 +54,8 @@ class MultiTaskModel(EmbeddingModel):
     def loss(self, batch: CTRBatch) -> Tensor:
         """Weighted sum of the tasks' mean binary cross-entropies, and the penalty on the embeddings."""
         losses = binary_cross_entropy_with_logits(self(batch), batch.labels, reduction="none")
-        return losses.view(len(batch), -1).mean(0) @ self.task_weights + self.penalty()
+        # A sum of products and no matrix product, which autocast would round.
+        return (losses.view(len(batch), -1).mean(0) * self.task_weights).sum() + self.penalty()
 
 
 class Towers(nn.Module):

@@ -40,19 +40,23 @@ class Subspace:
 
     def batch(self, batch: CTRBatch, fields: FieldSpace) -> CTRBatch:
         """Return the chosen ones of the ``fields`` of a batch, with their new ids."""
-        singles, dense = ([field.name in self._shift for field in of] for of in (fields.single, fields.dense))
-        columns = [column for column, chosen in enumerate(singles) if chosen]
-        shifts = [self._shift[field.name] for field, chosen in zip(fields.single, singles, strict=True) if chosen]
-        ids = batch.ids[:, columns] + torch.tensor(shifts, dtype=torch.int64, device=batch.ids.device)
+        # Column by column: a list of columns would be copied to the device, which waits for the copy.
+        columns = [
+            batch.ids[:, column] + self._shift[field.name]
+            for column, field in enumerate(fields.single)
+            if field.name in self._shift
+        ]
+        ids = torch.stack(columns, 1) if columns else batch.ids[:, :0]
         multi = {
             name: Ragged(ragged.values + self._shift[name], ragged.offsets)
             for name, ragged in batch.multi.items()
             if name in self._shift
         }
-        numbers: Tensor | None = None
-        if batch.dense is not None and any(dense):
-            numbers = batch.dense[:, [column for column, chosen in enumerate(dense) if chosen]]
-        return CTRBatch(ids, multi, batch.labels, numbers)
+        dense: list[Tensor] = []
+        if batch.dense is not None:
+            numbers = zip(fields.dense, batch.dense.unbind(1), strict=True)
+            dense = [values for field, values in numbers if field.name in self._shift]
+        return CTRBatch(ids, multi, batch.labels, torch.stack(dense, 1) if dense else None)
 
     def data(self, data: CTRData) -> CTRData:
         """Return training data of the chosen fields; the table of items too, where the item is among them."""
