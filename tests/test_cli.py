@@ -77,6 +77,7 @@ WRONG_REQUESTS = [
     ("suite quickstar", "unknown suite 'quickstar'; did you mean quickstart"),
     ("suite none.yaml", "suite file none.yaml does not exist"),
     ("compare nowhere", "nowhere does not exist"),
+    ("run ctr/ml-100k optfs optimizer=adam", r"'optimizer'; .*\(of optfs; the backbone's go into backbone_config\)"),
     ("explain nowhere", "nowhere holds no result.json"),
     ("run ctr/ml-100k fm optimizer=lazy-adam max_norm=10", "max_norm: expected none with optimizer=lazy-adam"),
     ("score none.parquet --benchmark topn/ml-100", "unknown benchmark 'topn/ml-100'; did you mean .*topn/ml-100k"),
@@ -280,6 +281,17 @@ def test_lists_for_people_and_for_programs(command, words):
     assert len(text.out.splitlines()) >= 3
     if words.endswith("list"):
         assert all(row["name"] in text.out for row in content)
+
+
+def test_a_model_is_shown_in_a_terminal(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command("models", "info", "optfs").out
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    # Defaults as they are written on the command line.
+    assert rows["backbone_config"] == ["{}"]
+    assert rows["gate_learning_rate"] == ["null"]
+    assert " ".join(rows["temperature"]) == "2000.0 100 to 10000 (log)"
 
 
 @pytest.fixture

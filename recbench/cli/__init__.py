@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        _fail(error, f"{type(error).__name__}: {error} (recbench --debug shows where)", 1)
+        # Some libraries' messages are pages long.
+        said = textwrap.shorten(str(error).partition("\n")[0], 300, placeholder=" ...")
+        _fail(error, f"{type(error).__name__}: {said} (recbench --debug shows where)", 1)
     finally:
         # Nothing is left to collect, but at exit the interpreter would search all imported objects once more: a second.
         gc.freeze()

@@ -145,8 +145,8 @@ def data_rank_features(
     """Rank the fields of a click log by what they tell of the label on training rows: mutual information in nats.
 
     The score leaves out what a field of as many values would tell by chance alone, so that it may be slightly negative;
-    plain mutual information does not. A row's values of a multi-valued field are one value together, a number counts by
-    groups of equal size.
+    plain mutual information does not. A row's values of a multi-valued field are one value together, and so are its
+    labels where there are several; a number counts by groups of equal size.
     """
     from dataclasses import asdict
 

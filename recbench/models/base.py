@@ -170,7 +170,7 @@ class CTRModel(Model):
         if len(data.labels) > 1 and not cls.multi_task:
             raise UsageError(
                 f"{cls.model_name()} learns one label, and this benchmark has {len(data.labels)}: "
-                f"{', '.join(data.labels)}; use a model with multi_task = True"
+                f"{', '.join(data.labels)}; use a model that learns several, such as mmoe"
             )
 
     @abstractmethod

@@ -14,6 +14,8 @@ from recbench.reporting.console import print_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDTH = 80
+"""Of a terminal."""
 MOST_ROWS = 30
 """Of a table in the terminal."""
 MOST_COLUMNS = 8
@@ -34,11 +36,27 @@ def print_explanation(explanation: Explanation) -> None:
             rows = [tuple(column[row] for column in part.columns.values()) for row in range(n_rows)]
             _print_rows(part.title, list(part.columns), rows)
         elif len(part.columns) <= MOST_COLUMNS:
-            rows = [(name, *values) for name, values in zip(part.rows, part.values, strict=True)]
-            _print_rows(part.title, ["", *part.columns], rows)
+            matrix = _upright(part)
+            rows = [(name, *values) for name, values in zip(matrix.rows, matrix.values, strict=True)]
+            _print_rows(part.title, ["", *matrix.columns], rows)
         else:
             entries = sorted(_entries(part), key=lambda entry: -abs(entry[2]))
             _print_rows(f"{part.title}: largest entries", ["row", "column", "value"], entries)
+
+
+def _upright(matrix: Matrix) -> Matrix:
+    """Return a matrix of few rows with rows and columns exchanged if it is too wide for a terminal."""
+    widths = [
+        max(len(name), *(len(_number(value)) for value in values))
+        for name, *values in zip(matrix.columns, *matrix.values, strict=True)
+    ]
+    # Two spaces about each column and one between them, the column of names included.
+    if (
+        len(matrix.rows) >= len(matrix.columns)
+        or max(map(len, matrix.rows)) + sum(widths) + 3 * len(widths) + 2 <= WIDTH
+    ):
+        return matrix
+    return Matrix(matrix.title, matrix.columns, matrix.rows, list(zip(*matrix.values, strict=True)))
 
 
 def _entries(matrix: Matrix) -> Iterator[tuple[str, str, float]]:
@@ -77,7 +95,7 @@ def _heat_map(matrix: Matrix) -> Figure:
     figure = Figure(figsize=(3 + 0.42 * n_columns, 1.6 + 0.32 * n_rows), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(matrix.values, cmap="cividis", aspect="auto")
-    axes.set_xticks(range(n_columns), matrix.columns, rotation=60, ha="right")
+    axes.set_xticks(range(n_columns), matrix.columns, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(n_rows), matrix.rows)
     if n_rows * n_columns <= MOST_NUMBERS:
         middle = (min(map(min, matrix.values)) + max(map(max, matrix.values))) / 2
@@ -108,6 +126,7 @@ def _bars(table: Table) -> Figure | None:
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    shown = f" (first {MOST_BARS} of {len(next(iter(table.columns.values())))})" if len(labels) == MOST_BARS else ""
+    n_rows = len(next(iter(table.columns.values())))
+    shown = f" (first {MOST_BARS} of {n_rows})" if n_rows > MOST_BARS else ""
     figure.suptitle(table.title + shown, fontsize=10)
     return figure

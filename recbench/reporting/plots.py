@@ -82,7 +82,7 @@ def _figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
 
 def stem(name: str) -> str:
     """Return a name as the name of a file."""
-    return re.sub(r"[^A-Za-z0-9.@_]+", "-", name)
+    return re.sub(r"[^A-Za-z0-9.@_]+", "-", name).strip("-")
 
 
 def intervals(table: Table) -> Figure:

@@ -125,7 +125,9 @@ def make_plan(benchmark: str, model: str, values: Mapping[str, Any], seed: int) 
     settings_keys = set(Settings.model_fields)
     for key in values:
         if key not in settings_keys and key not in model_class.Config.model_fields:
-            raise unknown("key", key, [*model_class.Config.model_fields, *settings_keys], f"of {model}")
+            keys = model_class.Config.model_fields
+            elsewhere = "; the backbone's go into backbone_config" if "backbone_config" in keys else ""
+            raise unknown("key", key, [*keys, *settings_keys], f"of {model}{elsewhere}")
     settings = Settings.parse({key: value for key, value in values.items() if key in settings_keys})
     given = {key: value for key, value in values.items() if key not in settings_keys}
     base: dict[str, Any] = {}

@@ -15,7 +15,7 @@ WHOLE = Explanation(
     parts=[
         Matrix("attention, layer 1", FIELDS[:3], FIELDS[:3], [[1, 0, 0], [0.25, 0.5, 0.25], [0, 0.125, 0.875]]),
         Matrix("a wide one", FIELDS, FIELDS, [[float(x == 11 - y) for x in range(12)] for y in range(12)]),
-        Table("kept", {"field": FIELDS, "size": [10.0] * 12, "kept": [number / 12 for number in range(12)]}),
+        Table("kept (%)", {"field": FIELDS, "size": [10.0] * 12, "kept": [number / 12 for number in range(12)]}),
         Table("choices", {"pair": ["a x b"] * 70, "choice": ["memorise"] * 70}),
     ],
 )
@@ -43,6 +43,15 @@ def test_fits_a_terminal_of_80_columns(capsys, monkeypatch):
     # Of the wide matrix the twelve ones come first.
     lines = text[text.index("largest entries") :].splitlines()
     assert all(f"field{11 - number}" in " ".join(lines) for number in range(12))
+
+
+def test_a_matrix_that_is_too_wide_stands_upright(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"a_long_name_{number}" for number in range(8)]
+    explain.print_explanation(Explanation(parts=[Matrix("kept", ["cluster 0"], names, [[1.5, *range(7)]])]))
+    text = capsys.readouterr().out
+    assert all(name in text for name in names)
+    assert ["a_long_name_0", "1.5"] in [line.split() for line in text.splitlines()]
 
 
 def test_plots_are_drawn_of_matrices_and_of_tables_with_numbers(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from recbench.errors import UsageError
 from recbench.models.base import CTRModel, Model, ModelConfig
@@ -67,6 +68,12 @@ class BackboneModel(CTRModel):
         """Make the model and its backbone."""
         return cls(config, data.fields, config.make_backbone(data))
 
+    @classmethod
+    def deviations(cls, config: Any) -> list[str]:
+        """Name those of the backbone."""
+        named: list[str] = load_model(config.backbone).deviations(config.of_backbone())
+        return named
+
     def forward(self, batch: CTRBatch) -> Tensor:
         """Return logits, shape (B,)."""
         logits: Tensor = self.backbone(batch)
@@ -79,10 +86,17 @@ class BackboneModel(CTRModel):
     def own_stage(self, data: Any) -> tuple[Stage, Phase]:
         """Return the stage by which the backbone alone is trained on the data, and the phase that it consists of.
 
-        Raises UsageError where its training is more than that.
+        Raises UsageError where its training is more than that, or updates only the rows of a batch in tables that have
+        gates: these make gradients of whole tables.
         """
-        match list(self.backbone.procedure(data)):
+        # What is around a backbone itself may pass on a single phase, but with batches that only its own loss reads.
+        match [] if isinstance(self.backbone, BackboneModel) else list(self.backbone.procedure(data)):
             case [Stage(steps=[Phase() as phase]) as stage]:
+                if phase.sparse and any(map(is_parametrized, embeddings(self.backbone))):
+                    raise UsageError(
+                        f"backbone_config: {self.model_name()} gates whole tables, expected optimizer adam, "
+                        f"found {phase.optimizer}"
+                    )
                 return stage, phase
         raise UsageError(
             f"backbone: expected a model that is trained in one phase, found '{self.config.backbone}', "

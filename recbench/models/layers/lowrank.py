@@ -126,7 +126,10 @@ class LowRankEmbedding(nn.Module):
 
     def of_fields(self, fields: FieldSpace | None = None) -> tuple[Tensor, Tensor]:
         """Return the map of each field, (F, R, D), and its constant, (F, D)."""
-        maps, constants = self._places if fields is None else self._places_of(fields).to(self._places.device, non_blocking=True)
+        places = self._places
+        if fields is not None:
+            places = self._places_of(fields).to(places.device, non_blocking=True)
+        maps, constants = places
         return self.maps[maps], functional.pad(self.constants, (0, 0, 0, 1))[constants]
 
     @property

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.utils.parametrize import register_parametrization
 
 from recbench.models.base import parameter_count
 from recbench.models.ctr.eulernet import EulerLayer, EulerNet
@@ -113,6 +114,15 @@ def test_all_other_parameters_have_a_penalty_of_their_own(make):
     torch.testing.assert_close(
         both.penalty() - expected, 2 * both.embedding.weight.square().sum(), rtol=1e-4, atol=1e-3
     )
+
+
+def test_gates_on_the_tables_are_not_penalised(make):
+    """Those that a procedure puts there, whose parameters are among the model's."""
+    model = make(EulerNet, embedding_l2=0.0, net_l2=2.0)
+    before = model.penalty()
+    gate = torch.nn.Linear(model.config.embedding_dim, model.config.embedding_dim)
+    register_parametrization(model.embedding, "weight", gate)
+    assert torch.equal(model.penalty(), before)
 
 
 @pytest.mark.parametrize("dropout", ["explicit_dropout", "implicit_dropout"])

@@ -78,7 +78,7 @@ def test_a_gate_is_twice_the_sigmoid_of_a_perceptron_of_its_context(make, rows):
 
 
 def test_a_context_has_the_vectors_of_its_fields_alone(fields, rows):
-    """Every kind of field: single, multi-valued, dense, and one that shares a vocabulary."""
+    """Every kind of field: single, multi-valued, dense, and one that shares a vocabulary; in the order of all."""
     number = Field("price", False, 1, 40, dense=True)
     history = dataclasses.replace(fields[2], name="history", multi=True, sequence=5)
     fields = FieldSpace([*fields, number, history])
@@ -91,12 +91,12 @@ def test_a_context_has_the_vectors_of_its_fields_alone(fields, rows):
     used = {"item": 2, "genres": 1, "price": 4}
     assert len(context.embedding.weight) == sum(fields[n].size for n in used.values())
     for name in used:
-        own = next(field for field in context.fields if field.name == name)
+        own = next(field for field in context.embedding.fields if field.name == name)
         same = fields[used[name]]
         whole.weight.data[same.offset : same.offset + same.size] = context.embedding.weight.data[
             own.offset : own.offset + own.size
         ]
-    expected = whole(rows)[:, [5, 1, 4, 2]].flatten(1)
+    expected = whole(rows)[:, [1, 2, 4, 5]].flatten(1)
     assert torch.equal(context(rows), expected)
 
 

@@ -53,6 +53,29 @@ def flatten(model, rank):
                 block.copy_(torch.randn(len(block), rank) @ torch.randn(rank, block.shape[1]) + mean)
 
 
+@pytest.mark.parametrize("backbone", ["din", "qin", "infnet"])
+def test_tables_of_low_rank_change_no_prediction_from_histories(history_data, backbone):
+    """Of backbones that look up some of the fields, and read the table themselves."""
+    torch.manual_seed(0)
+    data = history_data()
+    model = Mimicking.create(
+        Mimicking.Config(backbone=backbone, backbone_config={"embedding_dim": 6}, embedding_rank=2, linear_rank=WHOLE),
+        data,
+    ).eval()
+    flatten(model, 2)
+    with torch.no_grad():
+        before, numbers = model(data.all_rows()), parameter_count(model)
+        model.compress(data)
+        torch.testing.assert_close(model(data.all_rows()), before, rtol=1e-4, atol=1e-3)
+    assert parameter_count(model) < numbers
+    assert not any(isinstance(module, FusedLinear) for module in model.modules())
+
+
+def test_a_backbone_of_another_task_is_refused(fields, rows):
+    with pytest.raises(UsageError, match="backbone: expected a model of the task 'ctr', found 'ipsmf'"):
+        Mimicking.create(Mimicking.Config(backbone="ipsmf"), CTRData(fields, rows))
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_tables_of_low_rank_change_no_prediction(create, rows, backbone):
     config, fused, alone = BACKBONES[backbone]

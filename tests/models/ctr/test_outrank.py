@@ -125,3 +125,16 @@ def test_subspace_of_every_kind_of_field():
     assert histories.items is None
     assert histories.all_rows().ids.shape == (2, 0)
     assert histories.all_rows().dense is None
+
+
+def test_a_backbone_of_another_task_is_refused(data):
+    with pytest.raises(UsageError, match="backbone: expected a model of the task 'ctr', found 'ipsmf'"):
+        create(data, keep=2, backbone="ipsmf")
+
+
+def test_without_single_valued_fields_a_batch_has_no_columns_of_ids():
+    space = FieldSpace([Field("user", False, 4, 0), Field("price", False, 1, 4, dense=True)])
+    rows = CTRBatch(torch.tensor([[1], [3]]), {}, torch.zeros(2), torch.tensor([[0.5], [2.0]]))
+    kept = Subspace(space, {"price"}).batch(rows, space)
+    assert kept.ids.shape == (2, 0)
+    assert torch.equal(kept.dense, rows.dense)

@@ -65,6 +65,16 @@ def test_loss_is_the_weighted_sum_over_tasks(cls, data, spread):
     torch.testing.assert_close(model.loss(rows), expected)
 
 
+def test_the_sum_over_tasks_is_not_rounded_to_half_precision(data, spread):
+    model = spread(build(SharedBottom, data, task_weights=(1, 0.3, 2), embedding_l2=0))
+    rows = data.all_rows()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, loss = model(rows), model.loss(rows)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), rows.labels, reduction="none").mean(0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, losses[0] + 0.3 * losses[1] + 2 * losses[2])
+
+
 @BOTH
 def test_one_label_has_no_axis_of_tasks(cls, history_data, spread):
     data = history_data()

@@ -3,6 +3,7 @@ import torch
 
 from recbench.errors import UsageError
 from recbench.models.ctr.fm import FM
+from recbench.models.ctr.optfs import OptFS
 from recbench.models.layers.backbone import (
     BackboneConfig,
     BackboneModel,
@@ -48,9 +49,22 @@ def test_own_stage_is_the_backbones(data):
     assert (phase.learning_rate, phase.max_norm, phase.batches.n_samples) == (0.03, 2.0, 20)
 
 
-def test_a_procedure_of_its_own_is_no_backbone(data):
-    with pytest.raises(UsageError, match="trained in one phase, found 'optfs'"):
-        around("optfs", data).own_stage(data)
+def test_gated_tables_have_no_lazy_optimiser(data):
+    config = OptFS.Config(backbone="fm", backbone_config={"optimizer": "lazy-adam"})
+    with pytest.raises(UsageError, match="optfs gates whole tables, expected optimizer adam, found lazy-adam"):
+        next(OptFS.create(config, data).procedure(data))
+
+
+def test_deviations_are_the_backbones():
+    assert BackboneModel.deviations(BackboneConfig(backbone="fm")) == []
+    (deviation,) = BackboneModel.deviations(BackboneConfig(backbone="fm", backbone_config={"optimizer": "lazy-adam"}))
+    assert deviation.startswith("optimizer lazy-adam: ")
+
+
+@pytest.mark.parametrize(("name", "values"), [("optfs", {}), ("outrank", {"keep": 1})])
+def test_a_procedure_of_its_own_is_no_backbone(data, name, values):
+    with pytest.raises(UsageError, match=f"trained in one phase, found '{name}'"):
+        around(name, data, **values).own_stage(data)
 
 
 def test_backbone_is_of_the_task_of_the_data(data):
