@@ -31,7 +31,7 @@ from recbench.training.trainer import Trainer
 
 MODELS = sorted(model_names())
 # Nothing to publish, no number for a public benchmark, or none that was found.
-WITHOUT_REFERENCE = {"popularity", "random", "mimicking", "outrank", "optfs", "dnis", "optinter", "ihas"}
+WITHOUT_REFERENCE = {"popularity", "random", "gdcn", "mimicking", "outrank", "optfs", "dnis", "optinter", "ihas"}
 WITHOUT_PARAMETERS = {"random"}
 BENCHMARK_OF_TASK = {
     "topn": "topn/ml-100k",

@@ -69,7 +69,7 @@ class ARMNet(EmbeddingModel):
     """Adaptive relation modelling: exponential neurons with sparse attention over fields, and a perceptron."""
 
     class Config(EmbeddingModel.Config):
-        """Hyper-parameters; the defaults are the paper's for Frappe."""
+        """Hyper-parameters; the defaults of the layers are the paper's for Frappe."""
 
         max_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 10.0
         embedding_dim: Positive = tunable(10, choices=(8, 10, 16))

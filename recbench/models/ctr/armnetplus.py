@@ -24,7 +24,7 @@ class ARMNetPlus(ARMNet):
     """ARM-Net in a weighted sum with a perceptron; both perceptrons have the same widths."""
 
     class Config(ARMNet.Config):
-        """Hyper-parameters; the defaults are the paper's for Frappe."""
+        """Hyper-parameters; the defaults of the layers are the paper's for Frappe."""
 
         learning_rate: PositiveFloat = tunable(3e-3, low=1e-4, high=1e-2, log=True)
         num_heads: Positive = tunable(4, choices=(1, 4, 8))

@@ -40,6 +40,7 @@ from recbench.models.layers.backbone import (
     embedding_parameters,
     embeddings,
     gated,
+    ids_of_rows,
     largest,
 )
 from recbench.models.layers.embedding import FieldEmbedding, table
@@ -145,8 +146,11 @@ class DNIS(BackboneModel):
             )
         self.selections: list[SoftSelection] = []
         for name, module in self.selected.items():
-            rows, dim = table(module).shape
-            blocks = by_frequency(occurrences(data, name)[:rows], config.blocks)
+            dim = table(module).shape[1]
+            counts = occurrences(data, name)
+            if isinstance(module, FieldEmbedding):
+                counts = counts[ids_of_rows(module, self.fields).to(counts.device)]
+            blocks = by_frequency(counts, config.blocks)
             self.selections.append(SoftSelection(blocks, len(config.blocks), dim))
             register_parametrization(module, "weight", self.selections[-1])
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
+from recbench.models.base import NonNegativeFloat, Positive, Share, tunable
 from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
 from recbench.models.layers.mlp import MLP, linear
 from recbench.tasks.ctr import CTRBatch, FieldSpace
@@ -37,8 +37,6 @@ class GDCN(EmbeddingModel):
         dropout: Share = tunable(0.2, low=0.0, high=0.6)
         """Of the hidden units of the perceptron."""
         batch_norm: bool = False
-
-    reference = Reference("Wang et al. 2023, GDCN-P on Criteo", "ctr/criteo-gdcn", "auc", 0.8161, 0.002)
 
     def __init__(self, config: Config, fields: FieldSpace) -> None:
         super().__init__(config, fields)

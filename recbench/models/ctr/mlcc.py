@@ -104,7 +104,7 @@ class MLCC(EmbeddingModel):
     """Compression to dynamic weights, crossing by them, compression of each field, and a perceptron."""
 
     class Config(EmbeddingModel.Config):
-        """Hyper-parameters; the defaults are the released code's for Criteo and Avazu."""
+        """Hyper-parameters; the defaults of the layers are the released code's for Criteo and Avazu."""
 
         embedding_dim: Positive = tunable(16, choices=(8, 16, 32))
         """Of a channel."""

@@ -28,7 +28,14 @@ from torch.nn.utils.parametrize import register_parametrization
 from recbench.errors import UsageError
 from recbench.models.base import CTRModel, NonNegative, NonNegativeFloat, PositiveFloat, tunable
 from recbench.models.explanation import Explanation, Table
-from recbench.models.layers.backbone import BackboneConfig, BackboneModel, embedding_parameters, rewind, snapshot
+from recbench.models.layers.backbone import (
+    BackboneConfig,
+    BackboneModel,
+    embedding_parameters,
+    ids_of_rows,
+    rewind,
+    snapshot,
+)
 from recbench.models.layers.embedding import FieldEmbedding
 from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
@@ -37,7 +44,7 @@ INITIAL = 0.5
 
 
 class FeatureGates(nn.Module):
-    """One gate for each of n ids; a parametrisation of tables (n, D), whose rows it multiplies."""
+    """One gate for each of n ids."""
 
     temperature: Tensor
     hard: Tensor
@@ -54,9 +61,24 @@ class FeatureGates(nn.Module):
         """Return how far each gate is open, shape (n, 1): between 0 and 1, or one of them for hard gates."""
         return torch.where(self.hard, (self.logits > 0).float(), (self.temperature * self.logits).sigmoid())
 
+    def forward(self) -> Tensor:
+        """Return the factor of each id, shape (n, 1); 1 for gates half open, as all are at first."""
+        return self.openness() / self.unit
+
+
+class GatedRows(nn.Module):
+    """Parametrisation of a table (m, D): each row times the gate of its id; ``ids`` (m,)."""
+
+    ids: Tensor
+
+    def __init__(self, gates: FeatureGates, ids: Tensor) -> None:
+        super().__init__()
+        self.gates = gates
+        self.register_buffer("ids", ids, persistent=False)
+
     def forward(self, weight: Tensor) -> Tensor:
-        """Return a table after its gates; half open, as all are at first, they leave it as it is."""
-        return weight * (self.openness() / self.unit)[: len(weight)]
+        """Return the table after its gates."""
+        return weight * self.gates()[self.ids]
 
 
 class OptFS(BackboneModel):
@@ -90,7 +112,7 @@ class OptFS(BackboneModel):
         if not tables:
             raise UsageError(f"backbone: expected a model with embeddings of fields, found '{config.backbone}'")
         for module in tables:
-            register_parametrization(module, "weight", self.gates)
+            register_parametrization(module, "weight", GatedRows(self.gates, ids_of_rows(module, fields)))
 
     def procedure(self, data: CTRData) -> Iterator[Stage]:
         """Search up to the rewind point, search after it, retraining."""

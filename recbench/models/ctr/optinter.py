@@ -5,7 +5,8 @@ Layers      pair p of fields (i, j)     Z_p = a_p1 m_ij + a_p2 (f_i * f_j) + a_p
             m_ij a vector of the joint value, f a second table. t falls by ``temperature_decay`` a training batch from 1
             to 0.01. All Z_p enter the first layer of the backbone's perceptron beside what it reads there itself: with
             W [x; Z] = W_x x + W_Z Z the backbone computes the first term and this model the second. So backbone=dnn is
-            the published network over [E; Z], any backbone with a perceptron will do, and without pairs it is itself.
+            the published network over [E; Z], and without pairs a backbone is itself. Z enters the first perceptron
+            that the backbone makes, which should read all fields of a row, as in dnn, deepfm, widedeep, dcn, xdeepfm.
 Training    search: weights and alpha on the same batches, each with its optimiser settings. Then the greatest alpha of
             each pair is its choice, everything else goes back to its initial values, and training starts again with
             what was chosen; of the tables only the rows of pairs that use them are left.

@@ -109,6 +109,18 @@ def embeddings(model: Model) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, FieldEmbedding | nn.Embedding)]
 
 
+def ids_of_rows(embedding: FieldEmbedding, fields: FieldSpace) -> Tensor:
+    """Return the id in ``fields`` of each row of a table, shape (n,).
+
+    They are the rows' own numbers, except in a table of some of the fields only, which may number them anew.
+    """
+    ids = torch.arange(len(table(embedding)), device=table(embedding).device)
+    offsets = {field.name: field.offset for field in fields}
+    for field in embedding.fields:
+        ids[field.offset : field.offset + field.size] += offsets[field.name] - field.offset
+    return ids
+
+
 def gated(embedding: nn.Module) -> Tensor:
     """Return the table of a FieldEmbedding or nn.Embedding as its gates leave it, without gradients."""
     weight: Any = embedding.weight

@@ -1,7 +1,7 @@
 """alpha-entmax: softmax (alpha = 1), sparsemax (alpha = 2), what lies between and beyond; exact zeros for alpha > 1.
 
-Source  Peters, Niculae, Martins: Sparse Sequence-to-Sequence Models. ACL 2019, arXiv:1905.05702, equations 10-14 and
-        algorithms 1 and 2; sparsemax: Martins, Astudillo, ICML 2016, arXiv:1602.02068.
+Source  Peters, Niculae, Martins: Sparse Sequence-to-Sequence Models. ACL 2019, arXiv:1905.05702;
+        sparsemax: Martins, Astudillo, ICML 2016, arXiv:1602.02068.
 
 p = max(x - tau, 0)^(1 / (alpha - 1)), x = (alpha - 1) z, with the tau at which p sums to 1. For alpha = 2 and 1.5 it
 has a closed form in the sorted x; otherwise it is found by bisection.

@@ -8,6 +8,7 @@ from recbench.errors import UsageError
 from recbench.models.base import CTRModel, ModelConfig
 from recbench.models.ctr.deepfm import DeepFM
 from recbench.models.ctr.optfs import OptFS
+from recbench.models.layers.backbone import embeddings
 from recbench.models.procedure import Phase
 from recbench.tasks.ctr import CTRBatch, CTRData, Field, FieldSpace
 from recbench.training.checkpoint import Checkpoints
@@ -99,7 +100,7 @@ def test_is_the_backbone_at_first(data, rows):
     torch.manual_seed(0)
     backbone = DeepFM(DeepFM.Config(batch_norm=True), data.fields).eval()
     assert torch.equal(model(rows), backbone(rows))
-    assert (model.gates(torch.ones(len(model.gates.logits), 3)) == 1).all()
+    assert (model.gates() == 1).all()
 
 
 def test_search_with_open_gates_is_training_of_the_backbone(data):
@@ -274,3 +275,28 @@ def test_a_backbone_without_embeddings_is_refused(fields):
 
     with pytest.raises(UsageError, match="embeddings of fields, found 'deepfm'"):
         OptFS(OptFS.Config(), fields, Constant(ModelConfig(), fields))
+
+
+def test_gates_of_a_table_of_some_fields_are_those_of_its_own_ids(data):
+    """FinalMLP's contexts have tables that number the ids of their fields anew."""
+    model = OptFS.create(
+        OptFS.Config(
+            backbone="finalmlp", backbone_config={"gates": True, "fs1_context": ["genres"], "fs2_context": ["item"]}
+        ),
+        data,
+    )
+    model.gates.hard.fill_(True)
+    model.gates.logits.data.fill_(-1.0)
+    (item,) = (field for field in data.fields if field.name == "item")
+    model.gates.logits.data[item.offset : item.offset + item.size] = 1.0
+    found = {
+        tuple(field.name for field in module.fields): [
+            bool((module.weight[field.offset : field.offset + field.size] != 0).all()) for field in module.fields
+        ]
+        for module in embeddings(model.backbone)
+    }
+    assert found == {
+        ("user", "genres", "item", "zip"): [False, False, True, False],
+        ("genres",): [False],
+        ("item",): [True],
+    }
