@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 80
-"""Of a terminal."""
+"""Of a terminal; of a matrix that is too wide only the largest entries are shown."""
 MOST_ROWS = 30
 """Of a table in the terminal."""
-MOST_COLUMNS = 8
-"""Of a matrix in the terminal; of a wider one only the largest entries are shown."""
 MOST_BARS = 60
 MOST_NUMBERS = 144
 """Entries of a matrix that are also written as numbers in its plot."""
@@ -35,8 +33,7 @@ def print_explanation(explanation: Explanation) -> None:
             n_rows = len(next(iter(part.columns.values()), ()))
             rows = [tuple(column[row] for column in part.columns.values()) for row in range(n_rows)]
             _print_rows(part.title, list(part.columns), rows)
-        elif len(part.columns) <= MOST_COLUMNS:
-            matrix = _upright(part)
+        elif (matrix := _fitting(part)) is not None:
             rows = [(name, *values) for name, values in zip(matrix.rows, matrix.values, strict=True)]
             _print_rows(part.title, ["", *matrix.columns], rows)
         else:
@@ -44,19 +41,17 @@ def print_explanation(explanation: Explanation) -> None:
             _print_rows(f"{part.title}: largest entries", ["row", "column", "value"], entries)
 
 
-def _upright(matrix: Matrix) -> Matrix:
-    """Return a matrix of few rows with rows and columns exchanged if it is too wide for a terminal."""
-    widths = [
-        max(len(name), *(len(_number(value)) for value in values))
-        for name, *values in zip(matrix.columns, *matrix.values, strict=True)
-    ]
-    # Two spaces about each column and one between them, the column of names included.
-    if (
-        len(matrix.rows) >= len(matrix.columns)
-        or max(map(len, matrix.rows)) + sum(widths) + 3 * len(widths) + 2 <= WIDTH
-    ):
-        return matrix
-    return Matrix(matrix.title, matrix.columns, matrix.rows, list(zip(*matrix.values, strict=True)))
+def _fitting(matrix: Matrix) -> Matrix | None:
+    """Return a matrix as it fits a terminal: as it is, or else with rows and columns exchanged; None if neither."""
+    turned = Matrix(matrix.title, matrix.columns, matrix.rows, list(zip(*matrix.values, strict=True)))
+    return next((each for each in (matrix, turned) if _width(each) <= WIDTH), None)
+
+
+def _width(matrix: Matrix) -> int:
+    named = zip(matrix.columns, *matrix.values, strict=True)
+    widths = [max(len(name), *(len(_number(value)) for value in values)) for name, *values in named]
+    # Each column, that of the rows' names too, has a space before it and two behind it.
+    return sum(width + 3 for width in [max(map(len, matrix.rows)), *widths])
 
 
 def _entries(matrix: Matrix) -> Iterator[tuple[str, str, float]]:
@@ -102,7 +97,8 @@ def _heat_map(matrix: Matrix) -> Figure:
         for y, values in enumerate(matrix.values):
             for x, value in enumerate(values):
                 colour = "black" if value > middle else "white"
-                axes.text(x, y, f"{value:.2g}", ha="center", va="center", fontsize=7, color=colour)
+                number = f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"
+                axes.text(x, y, number, ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image)
     figure.suptitle(matrix.title, fontsize=10)
     return figure

@@ -45,13 +45,17 @@ def test_fits_a_terminal_of_80_columns(capsys, monkeypatch):
     assert all(f"field{11 - number}" in " ".join(lines) for number in range(12))
 
 
-def test_a_matrix_that_is_too_wide_stands_upright(capsys, monkeypatch):
+def test_a_matrix_that_is_too_wide_is_turned_or_else_listed(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     names = [f"a_long_name_{number}" for number in range(8)]
     explain.print_explanation(Explanation(parts=[Matrix("kept", ["cluster 0"], names, [[1.5, *range(7)]])]))
     text = capsys.readouterr().out
     assert all(name in text for name in names)
     assert ["a_long_name_0", "1.5"] in [line.split() for line in text.splitlines()]
+    explain.print_explanation(Explanation(parts=[Matrix("square", names, names, [[0.1234] * 8] * 8)]))
+    text = capsys.readouterr().out
+    assert "square: largest entries" in text
+    assert "…" not in text
 
 
 def test_plots_are_drawn_of_matrices_and_of_tables_with_numbers(tmp_path):

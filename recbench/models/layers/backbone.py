@@ -94,8 +94,7 @@ class BackboneModel(CTRModel):
             case [Stage(steps=[Phase() as phase]) as stage]:
                 if phase.sparse and any(map(is_parametrized, embeddings(self.backbone))):
                     raise UsageError(
-                        f"backbone_config: {self.model_name()} gates whole tables, expected optimizer adam, "
-                        f"found {phase.optimizer}"
+                        f"backbone_config: {self.model_name()} needs optimizer 'adam', found '{phase.optimizer}'"
                     )
                 return stage, phase
         raise UsageError(

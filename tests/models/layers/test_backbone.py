@@ -51,7 +51,7 @@ def test_own_stage_is_the_backbones(data):
 
 def test_gated_tables_have_no_lazy_optimiser(data):
     config = OptFS.Config(backbone="fm", backbone_config={"optimizer": "lazy-adam"})
-    with pytest.raises(UsageError, match="optfs gates whole tables, expected optimizer adam, found lazy-adam"):
+    with pytest.raises(UsageError, match="optfs needs optimizer 'adam', found 'lazy-adam'"):
         next(OptFS.create(config, data).procedure(data))
 
 
