@@ -23,6 +23,7 @@ Departures  these equations are our assumptions, none is the paper's: G_f linear
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,8 @@ from recbench.models.layers.clustering import k_means, nearest
 from recbench.models.layers.embedding import FieldEmbedding
 from recbench.models.procedure import Stage
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
+
+log = logging.getLogger("recbench")
 
 ROWS_AT_ONCE = 2**14
 ROWS_TO_CLUSTER = 2**16
@@ -186,6 +189,8 @@ class IHAS(BackboneModel):
         self._divide(len(sizes))
         self.sizes.copy_(sizes)
         self.masks.copy_(opened > sizes[:, None] / 2)
+        if empty := int((~self.masks).all(1).sum()):
+            log.warning("ihas: %d clusters keep no dimension; search for more epochs or lower the sparsity", empty)
         for member in self.members:
             member.load_state_dict(initial)
 

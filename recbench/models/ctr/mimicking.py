@@ -30,6 +30,7 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
+from recbench.errors import UsageError
 from recbench.models.base import CTRModel, Positive, PositiveFloat, parameter_count, tunable
 from recbench.models.explanation import Explanation, Table
 from recbench.models.layers.backbone import BackboneConfig, BackboneModel
@@ -89,6 +90,8 @@ class Mimicking(BackboneModel):
         """Make the model and its backbone, and see on a few rows how the backbone's layers are wired."""
         rows = data.all_rows()
         backbone = config.make_backbone(data)
+        if isinstance(backbone, BackboneModel):
+            raise UsageError(f"backbone: expected a model that is around no other, found '{config.backbone}'")
         # Where the rows are, so that a few can be passed through.
         backbone.to(rows.ids.device)
         sample = rows.take(torch.arange(min(TRACED_ROWS, len(rows)), device=rows.ids.device))

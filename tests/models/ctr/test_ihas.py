@@ -256,3 +256,11 @@ def test_predictions_do_not_depend_on_the_batch(data, check_batch_size):
 def test_a_backbone_without_dimensions_is_refused(data):
     with pytest.raises(UsageError, match="backbone 'lr': expected a model with embeddings of several dimensions"):
         build(data, backbone="lr", backbone_config={})
+
+
+def test_clusters_that_keep_nothing_are_a_warning(data, caplog):
+    """Gates start closed: without a search none is open."""
+    stages = IHAS.create(IHAS.Config(backbone="fm", clusters=1), data).procedure(data)
+    next(stages)
+    next(stages)
+    assert "1 clusters keep no dimension" in caplog.text

@@ -216,3 +216,9 @@ def test_a_rank_is_whole_or_a_share(key):
         assert getattr(Mimicking.Config(**{key: value}), key) == value
     with pytest.raises(UsageError, match=f"{key}: .*expected a whole number, the rank, or less than 1"):
         Mimicking.Config.parse({key: 2.5}, "the test")
+
+
+def test_is_around_no_other_search(fields, rows):
+    config = Mimicking.Config(backbone="optfs", backbone_config={"backbone": "fm"})
+    with pytest.raises(UsageError, match="around no other, found 'optfs'"):
+        Mimicking.create(config, CTRData(fields, rows))
