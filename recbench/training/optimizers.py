@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def make_optimizer(phase: Phase) -> Optimizers:
     return Optimizers(members)
 
 
-class _Lazy(torch.optim.Optimizer):
+class _Lazy(torch.optim.Optimizer, ABC):
     """Updates only the rows of a table (N, D) that the batch has looked up; decay, too, falls on them alone."""
 
     def __init__(self, parameters: Sequence[Parameter], lr: float, weight_decay: float) -> None:
@@ -85,9 +86,9 @@ class _Lazy(torch.optim.Optimizer):
                 update = self.update(rows, values, parameter)
                 parameter.index_add_(0, rows, update, alpha=-group["lr"])
 
+    @abstractmethod
     def update(self, rows: Tensor, gradient: Tensor, parameter: Parameter) -> Tensor:
         """Return the step (n, D) of the rows (n,) with the gradient (n, D), for a learning rate of 1."""
-        raise NotImplementedError
 
 
 class LazyAdam(_Lazy):

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
+from recbench.models.base import Positive, Reference, tunable
 from recbench.models.layers.cross import CrossNet
-from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
+from recbench.models.layers.embedding import DeepConfig, EmbeddingModel, FieldEmbedding
 from recbench.models.layers.mlp import MLP, linear
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
@@ -22,18 +22,11 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class DCN(EmbeddingModel):
     """Deep & Cross Network."""
 
-    class Config(EmbeddingModel.Config):
+    class Config(DeepConfig):
         """Hyper-parameters."""
 
-        embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
-        embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
         num_layers: Positive = tunable(3, low=1, high=8)
         """Of the cross network."""
-        hidden: tuple[Positive, ...] = (64, 64)
-        """Widths of the perceptron; none: the cross network alone, BARS' CrossNet."""
-        dropout: Share = tunable(0.2, low=0.0, high=0.6)
-        """Of the hidden units of the MLP."""
-        batch_norm: bool = False
 
     reference = Reference("BARS, DCN_frappe_x1, mean of 5 seeds", "ctr/frappe", "auc", 0.9834, 0.0025)
 

@@ -18,9 +18,9 @@ from pydantic import model_validator
 from torch import Tensor
 
 from recbench.errors import UsageError
-from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
+from recbench.models.base import Positive, Reference, tunable
 from recbench.models.layers.cross import CrossNetMix, CrossNetV2
-from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
+from recbench.models.layers.embedding import DeepConfig, EmbeddingModel, FieldEmbedding
 from recbench.models.layers.mlp import MLP, linear
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
@@ -28,11 +28,9 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class DCNv2(EmbeddingModel):
     """Deep & Cross Network, version 2."""
 
-    class Config(EmbeddingModel.Config):
+    class Config(DeepConfig):
         """Hyper-parameters."""
 
-        embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
-        embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
         structure: Literal["parallel", "stacked", "cross"] = tunable("parallel", choices=("parallel", "stacked"))
         """The perceptron beside the cross network, after it, or none, which needs hidden=[]: BARS' CrossNetV2."""
         num_layers: Positive = tunable(3, low=1, high=8)
@@ -41,10 +39,6 @@ class DCNv2(EmbeddingModel):
         """Of the experts' matrices; none: no experts but full matrices."""
         experts: Positive = 4
         """Number of low-rank experts a layer; without effect where rank is none."""
-        hidden: tuple[Positive, ...] = (64, 64)
-        dropout: Share = tunable(0.2, low=0.0, high=0.6)
-        """Of the hidden units of the MLP."""
-        batch_norm: bool = False
 
         @model_validator(mode="after")
         def _perceptron_where_the_structure_has_one(self) -> Self:

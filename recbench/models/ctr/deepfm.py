@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
-from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
+from recbench.models.base import Reference
+from recbench.models.layers.embedding import DeepConfig, EmbeddingModel, FieldEmbedding
 from recbench.models.layers.interaction import pair_pooling
 from recbench.models.layers.mlp import MLP
 from recbench.tasks.ctr import CTRBatch, FieldSpace
@@ -20,15 +20,8 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class DeepFM(EmbeddingModel):
     """Factorisation machine plus multi-layer perceptron over shared embeddings."""
 
-    class Config(EmbeddingModel.Config):
+    class Config(DeepConfig):
         """Hyper-parameters."""
-
-        embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
-        embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
-        hidden: tuple[Positive, ...] = (64, 64)
-        dropout: Share = tunable(0.2, low=0.0, high=0.6)
-        """Of the hidden units of the MLP."""
-        batch_norm: bool = False
 
     reference = Reference("BARS, DeepFM_frappe_x1, mean of 5 seeds", "ctr/frappe", "auc", 0.9839, 0.0025)
 

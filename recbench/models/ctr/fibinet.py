@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegativeFloat, Positive, PositiveFloat, Reference, Share, tunable
-from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
+from recbench.models.base import PositiveFloat, Reference, tunable
+from recbench.models.layers.embedding import DeepConfig, EmbeddingModel, FieldEmbedding
 from recbench.models.layers.mlp import MLP
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
@@ -26,18 +26,12 @@ Bilinear = Literal["all", "each", "interaction"]
 class FiBiNET(EmbeddingModel):
     """Weights of the fields and bilinear interactions of their pairs, under a perceptron."""
 
-    class Config(EmbeddingModel.Config):
+    class Config(DeepConfig):
         """Hyper-parameters."""
 
-        embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
-        embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
         bilinear: Bilinear = tunable("all", choices=("all", "each", "interaction"))
         reduction_ratio: PositiveFloat = 3.0
         """Number of fields over the hidden width of the SENET, which is at least one."""
-        hidden: tuple[Positive, ...] = (64, 64)
-        dropout: Share = tunable(0.2, low=0.0, high=0.6)
-        """Of the hidden units of the perceptron."""
-        batch_norm: bool = False
 
     reference = Reference("BARS, FiBiNET_frappe_x1", "ctr/frappe", "auc", 0.9832, 0.004)
 

@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
-from recbench.models.layers.embedding import EmbeddingModel, FieldEmbedding
+from recbench.models.base import Positive, Reference
+from recbench.models.layers.embedding import DeepConfig, EmbeddingModel, FieldEmbedding
 from recbench.models.layers.mlp import MLP, linear
 from recbench.tasks.ctr import CTRBatch, FieldSpace
 
@@ -28,18 +28,11 @@ from recbench.tasks.ctr import CTRBatch, FieldSpace
 class XDeepFM(EmbeddingModel):
     """Compressed interaction network plus first-order weights and a perceptron."""
 
-    class Config(EmbeddingModel.Config):
+    class Config(DeepConfig):
         """Hyper-parameters."""
 
-        embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
-        embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
         maps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 16)
         """Feature maps of each layer of the CIN."""
-        hidden: tuple[Positive, ...] = (64, 64)
-        """Widths of the perceptron; none: the CIN alone."""
-        dropout: Share = tunable(0.2, low=0.0, high=0.6)
-        """Of the hidden units of the perceptron."""
-        batch_norm: bool = False
 
     reference = Reference("BARS, xDeepFM_frappe_x1, mean of 5 seeds", "ctr/frappe", "auc", 0.9841, 0.0025)
 

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbench.errors import UsageError
-from recbench.models.base import CTRModel, Factor, NonNegativeFloat, PositiveFloat, TrainedConfig, tunable
+from recbench.models.base import (
+    CTRModel,
+    Factor,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    TrainedConfig,
+    tunable,
+)
 from recbench.models.procedure import Phase, Stage
 from recbench.tasks.ctr import CTRBatch, CTRData, FieldSpace
 
@@ -132,3 +141,16 @@ class EmbeddingModel(CTRModel):
         squares = torch.stack([weight.square().sum() for weight in tables]).sum()
         penalty: Tensor = self.config.embedding_l2 / 2 * squares
         return penalty
+
+
+class DeepConfig(EmbeddingModel.Config):
+    """Of a model with a perceptron over its embeddings; the defaults are for small data."""
+
+    embedding_l2: NonNegativeFloat = tunable(1e-2, low=1e-7, high=1e-1, log=True)
+    embedding_dim: Positive = tunable(10, choices=(4, 8, 10, 16, 32))
+    hidden: tuple[Positive, ...] = (64, 64)
+    """Widths of the perceptron's hidden layers."""
+    dropout: Share = tunable(0.2, low=0.0, high=0.6)
+    """Of the hidden units."""
+    batch_norm: bool = False
+    """In the perceptron."""
