@@ -143,6 +143,11 @@ class CTRData:
         """Return the number of training rows."""
         return len(self._rows)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors."""
+        return self._rows.ids.device
+
     def take(self, rows: Tensor) -> CTRData:
         """Return the data with the given training rows only: a part held out for a search, a cluster."""
         return CTRData(self.fields, self._rows.take(rows), self.labels, self.items)

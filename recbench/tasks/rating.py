@@ -69,6 +69,22 @@ class RatingData:
         self.propensities = propensities
         self.positive_share = positive_share
 
+    def __len__(self) -> int:
+        """Return the number of observed pairs."""
+        return len(self.users)
+
+    def take(self, rows: Tensor) -> RatingData:
+        """Return the data with the given observed pairs only."""
+        return RatingData(
+            self.n_users,
+            self.n_items,
+            self.users[rows],
+            self.items[rows],
+            self.labels[rows],
+            self.propensities,
+            self.positive_share,
+        )
+
     @property
     def n_pairs(self) -> int:
         """Number of user-item pairs, |D|."""

@@ -55,6 +55,8 @@ def make_optimizer(phase: Phase) -> Optimizers:
     if phase.optimizer == "adam":
         return Optimizers([torch.optim.Adam(phase.parameters, **settings, fused=True)])
     lazy = LazyAdam if phase.optimizer == "lazy-adam" else RowwiseAdagrad
+    if any(isinstance(group, dict) for group in phase.parameters):
+        raise TypeError(f"phase '{phase.name}': a lazy optimiser takes parameters, found groups of them")
     tables = set(phase.sparse)
     dense = [
         parameter for parameter in phase.parameters if isinstance(parameter, Parameter) and parameter not in tables

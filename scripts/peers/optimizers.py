@@ -23,50 +23,17 @@ import time
 from pathlib import Path
 
 import yaml
+from criteo_shaped import CARD, NAME, PROTOCOL, TITLE
 
-NAME = "criteo-shaped"
-NUMBERS = [f"I{i}" for i in range(1, 14)]
-CATEGORIES = [f"C{i}" for i in range(1, 27)]
 OPTIMIZERS = ("adam", "lazy-adam", "rowwise-adagrad")
 STEPS, WARM_UP = 30, 3
 
-CARD = {
-    "name": NAME,
-    "version": "1",
-    "title": "Generated rows in the shape of Criteo's log",
-    "licence": "none",
-    "citation": "none",
-    "homepage": "https://example.org",
-    "verified": "described",
-    "basis": "generated",
-    "files": {"log.tsv": {}},
-    "tables": {
-        "interactions": {
-            "file": "log.tsv",
-            "reader": "csv",
-            "separator": "\t",
-            "header": ["label", *NUMBERS, *CATEGORIES],
-            "columns": {"label": "label"}
-            | {name: f"{name}:number?" for name in NUMBERS}
-            | {name: name for name in CATEGORIES},
-        }
-    },
-}
 BENCHMARK = {
-    "title": "Generated rows in the shape of Criteo's log",
+    "title": TITLE,
     "dataset": NAME,
     "primary_metric": "auc",
     "metrics": ["auc", "logloss"],
-    "protocol": {
-        "kind": "labelled",
-        "name": "random-rows-811",
-        "version": "1",
-        "label": {"column": "label", "positive_from": 1},
-        "group": None,
-        "fields": [{"name": name, "transform": "standardise"} for name in NUMBERS]
-        + [{"name": name} for name in CATEGORIES],
-        "split": {"kind": "random-rows", "valid": 0.1, "test": 0.1},
-    },
+    "protocol": PROTOCOL,
 }
 
 

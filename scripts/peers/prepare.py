@@ -18,8 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-NUMBERS = [f"I{i}" for i in range(1, 14)]
-CATEGORIES = [f"C{i}" for i in range(1, 27)]
+from criteo_shaped import CARD, CATEGORIES, NUMBERS, PROTOCOL
 
 
 def spent() -> float:
@@ -33,43 +32,12 @@ def prepare(file: Path) -> dict:
     from recbench.data.protocols import Labelled
     from recbench.resources import home
 
-    columns = {"label": "label"} | {name: f"{name}:number?" for name in NUMBERS} | {name: name for name in CATEGORIES}
-    card = Card.model_validate(
-        {
-            "name": "criteo-shaped",
-            "version": "1",
-            "title": "generated",
-            "licence": "none",
-            "citation": "none",
-            "homepage": "https://example.org",
-            "verified": "described",
-            "basis": "generated",
-            "files": {"log.tsv": {}},
-            "tables": {
-                "interactions": {
-                    "file": "log.tsv",
-                    "reader": "csv",
-                    "separator": "\t",
-                    "header": ["label", *NUMBERS, *CATEGORIES],
-                    "columns": columns,
-                }
-            },
-        }
-    )
+    card = Card.model_validate(CARD)
     place = home() / "datasets" / card.name / card.version / "log.tsv"
     if not place.exists():
         place.parent.mkdir(parents=True)
         os.link(file, place)
-    protocol = Labelled.model_validate(
-        {
-            "name": "random-rows-811",
-            "version": "1",
-            "label": {"column": "label", "positive_from": 1},
-            "group": None,
-            "fields": [{"name": n, "transform": "standardise"} for n in NUMBERS] + [{"name": n} for n in CATEGORIES],
-            "split": {"kind": "random-rows", "valid": 0.1, "test": 0.1},
-        }
-    )
+    protocol = Labelled.model_validate(PROTOCOL)
     import polars  # noqa: F401  (its import belongs to the start)
 
     before, began = spent(), time.perf_counter()

@@ -121,3 +121,12 @@ def test_lazy_optimisers_are_named_as_deviations():
     assert DeepFM.deviations(DeepFM.Config()) == []
     (sentence,) = DeepFM.deviations(DeepFM.Config(optimizer="lazy-adam"))
     assert "lazy-adam" in sentence
+
+
+def test_lazy_optimisers_take_no_groups():
+    """Groups would be left out of training without a word."""
+    embedding, layer = tables(), nn.Linear(D, 1)
+    groups = [{"params": list(layer.parameters())}, embedding.weight]
+    phase = Phase("train", None, None, groups, 0.1, optimizer="lazy-adam", sparse=[embedding.weight])
+    with pytest.raises(TypeError, match="phase 'train': a lazy optimiser takes parameters, found groups"):
+        make_optimizer(phase)

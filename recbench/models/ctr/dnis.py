@@ -255,25 +255,9 @@ def by_frequency(counts: Tensor, shares: tuple[float, ...]) -> Tensor:
 
 def hold_out(data: Any, share: float) -> tuple[Any, Any]:
     """Return the training rows without a random share of them, and that share; the same ones in every run."""
-    n_rows = len(data) if isinstance(data, CTRData) else len(data.users)
+    n_rows = len(data)
     n_held_out = round(share * n_rows)
     if not 0 < n_held_out < n_rows:
         raise UsageError(f"holdout: expected a share that is some but not all of {n_rows} training rows, found {share}")
-    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(0))
-    return take(data, order[n_held_out:]), take(data, order[:n_held_out])
-
-
-def take(data: Any, rows: Tensor) -> Any:
-    """Return the training data with the given rows only."""
-    if isinstance(data, CTRData):
-        return data.take(rows.to(data.all_rows().ids.device))
-    rows = rows.to(data.device)
-    return RatingData(
-        data.n_users,
-        data.n_items,
-        data.users[rows],
-        data.items[rows],
-        data.labels[rows],
-        data.propensities,
-        data.positive_share,
-    )
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(0)).to(data.device)
+    return data.take(order[n_held_out:]), data.take(order[:n_held_out])
