@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ from recbench.training.trainer import Epoch, History, Trainer
 
 log = logging.getLogger("recbench")
 
+FINAL = "final"
+"""Folder of the checkpoints of the training that follows the one with validation."""
+
 OnEpoch = Callable[[Epoch], None]
 OnStart = Callable[[Task[Any, Any], Development], None]
 
@@ -77,7 +80,10 @@ def execute(
             began = time.perf_counter()
             prepared = plan.benchmark.protocol.prepare(plan.card)
             opened_s = time.perf_counter() - began
-            fitted = fit(plan, Development.of(prepared), checkpoints, recorder.start, tell)
+            development = Development.of(prepared)
+            fitted = fit(plan, development, checkpoints, recorder.start, tell)
+            if plan.benchmark.refit:
+                fitted = refit(plan, fitted, development, Checkpoints(directory / CHECKPOINT / FINAL), tell)
             recorder.judge(fitted, SealedTest(prepared), opened_s)
             recorder.finish(fitted.task.device)
             checkpoints.clear()
@@ -131,10 +137,35 @@ class Fitted:
     model: Model
     history: History
     prepare_s: float
+    valid: dict[str, float]
+    """Its metrics on the validation part."""
 
 
 def fit(plan: Plan, development: Development, checkpoints: Checkpoints, on_start: OnStart, on_epoch: OnEpoch) -> Fitted:
-    """Train on what may be seen before the test; ``on_start`` is told of it before training begins."""
+    """Train on training data, watching validation; ``on_start`` is told of the data before training begins."""
+    return _fit(plan, development, checkpoints, on_start, on_epoch, None)
+
+
+def refit(plan: Plan, fitted: Fitted, development: Development, checkpoints: Checkpoints, on_epoch: OnEpoch) -> Fitted:
+    """Train again, on training and validation data, for as many epochs as were best in ``fitted``."""
+    joined = development.joined()
+    final = _fit(plan, joined, checkpoints, lambda task, data: None, on_epoch, fitted.history.best_epoch)
+    return replace(
+        final,
+        history=fitted.history + final.history,
+        prepare_s=fitted.prepare_s + final.prepare_s,
+        valid=fitted.valid,
+    )
+
+
+def _fit(
+    plan: Plan,
+    development: Development,
+    checkpoints: Checkpoints,
+    on_start: OnStart,
+    on_epoch: OnEpoch,
+    epochs: Mapping[str, int] | None,
+) -> Fitted:
     device = choose_device(plan.settings)
     apply(plan.settings, device)
     began = time.perf_counter()
@@ -154,8 +185,12 @@ def fit(plan: Plan, development: Development, checkpoints: Checkpoints, on_start
         bfloat16=plan.settings.precision == "bfloat16",
         compiled=plan.settings.compile,
         on_epoch=on_epoch,
+        epochs=epochs,
     )
-    return Fitted(task, model, trainer.fit(), prepare_s)
+    history = trainer.fit()
+    with torch.no_grad():
+        valid = {} if epochs is not None else task.validate(model).metrics
+    return Fitted(task, model, history, prepare_s, valid)
 
 
 class _Recorder:
@@ -199,10 +234,9 @@ class _Recorder:
         log.info("%s epoch %d: %s", epoch.stage, epoch.number, shown)
 
     def judge(self, fitted: Fitted, sealed: SealedTest, opened_s: float) -> None:
-        """Evaluate on validation and test, and write the tables; opening the data took ``opened_s`` seconds."""
+        """Evaluate on the test part, and write the tables; opening the data took ``opened_s`` seconds."""
         result, task, model = self.result, fitted.task, fitted.model
         with torch.no_grad():
-            valid = task.validate(model)
             began = time.perf_counter()
             evaluation, leakage = task.test(model, sealed)
             evaluate_s = time.perf_counter() - began
@@ -212,7 +246,7 @@ class _Recorder:
             result.diagnostics["explanation"] = dict(explanation.figures)
         history = fitted.history
         result.diagnostics["best_epoch"] = history.best_epoch
-        record_evaluation(result, self.directory, valid.metrics, evaluation, leakage)
+        record_evaluation(result, self.directory, fitted.valid, evaluation, leakage)
         assert result.model is not None
         result.model.parameters = parameter_count(model)
         result.timing = TimingRecord(

@@ -53,8 +53,6 @@ class Finished:
 
 def validation_value(job: TrialJob) -> tuple[float, float, str]:
     """Train on training data and return the best validation value, the seconds, and the digest of the data."""
-    import torch
-
     from recbench.running.run import fit
     from recbench.tasks.base import Development
     from recbench.training.checkpoint import Checkpoints
@@ -63,8 +61,7 @@ def validation_value(job: TrialJob) -> tuple[float, float, str]:
     began = time.perf_counter()
     development = Development.of(plan.benchmark.protocol.prepare(plan.card))
     fitted = fit(plan, development, Checkpoints(None), lambda task, data: None, lambda epoch: None)
-    with torch.no_grad():
-        value = fitted.task.validate(fitted.model).metrics[plan.benchmark.primary_metric]
+    value = fitted.valid[plan.benchmark.primary_metric]
     return value, time.perf_counter() - began, development.split_sha256
 
 

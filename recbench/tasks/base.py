@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
-from recbench.data.protocols import AnyProtocol
+from recbench.data.protocols import AnyProtocol, Implicit
 from recbench.data.protocols.labelled import Labelled
 from recbench.data.store import Arrays, Prepared, read_vocabulary
 from recbench.errors import RecbenchError, UsageError, unknown
@@ -22,7 +23,6 @@ from recbench.resources import shipped
 from recbench.tasks.linting import Report
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
     import torch
     from numpy.typing import NDArray
@@ -53,6 +53,9 @@ class Benchmark(BaseModel):
     """Attributes by which users are grouped for ``gap:<attribute>:<metric>``."""
     item_features: Column | None = None
     """What items are described by for ``ild@k`` and ``miscalibration@k``."""
+    refit: bool = False
+    """Judge the test part with a model trained again, on training and validation data together, for as many epochs as
+    were best on validation: how tables on a split without a validation part were made."""
     name: str
     """Full name, ``<task>/<name>``, as the file's place says."""
 
@@ -72,6 +75,10 @@ class Benchmark(BaseModel):
         if ACTIVITY in self.user_groups:
             raise UsageError(
                 f"user_groups: '{ACTIVITY}' is the name of the groups by number of training items; choose another"
+            )
+        if self.refit and not (isinstance(self.protocol, Implicit) and self.protocol.joins):
+            raise UsageError(
+                "refit: true needs a protocol of interactions whose users are all in training, in no order"
             )
         ungrouped = isinstance(self.protocol, Labelled) and self.protocol.group is None
         for metric in self.metrics:
@@ -169,6 +176,13 @@ class Development:
         shared, train, valid = map(prepared.part, ("shared", "train", "valid"))
         vocabulary = partial(read_vocabulary, prepared.directory)
         return cls(shared, train, valid, prepared.meta, prepared.split_sha256, vocabulary)
+
+    def joined(self) -> Development:
+        """Return training and validation interactions as one training part; the validation part is then empty."""
+        both = {name: np.concatenate([self.train[name], self.valid[name]]) for name in ("users", "items")}
+        order = np.lexsort((both["items"], both["users"]))
+        train = {name: values[order] for name, values in both.items()}
+        return replace(self, train=train, valid={name: values[:0] for name, values in train.items()})
 
 
 class SealedTest:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbench.tasks.batches import Ragged, blocks
+from recbench.tasks.samplers import Sampler
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -48,11 +49,16 @@ class UserBatch:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Interactions with sampled negatives: users (B,), positives (B,), negatives (B, N)."""
+    """Interactions with sampled negatives: users (B,), positives (B,), negatives (B, N), or (N,) shared by all rows.
+
+    ``log_counts`` and ``mask`` are as in ``Negatives``.
+    """
 
     users: Tensor
     positives: Tensor
     negatives: Tensor
+    log_counts: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -76,6 +82,7 @@ class TopNData:
         within = torch.arange(len(items), device=items.device) - self.history.offsets[users]
         # Number of unseen items below the j-th item of a user, made one sorted key over all users.
         self._unseen_below = users * (n_items + 1) + items - within
+        self._pairs = users * n_items + items
 
     @property
     def device(self) -> torch.device:
@@ -96,9 +103,17 @@ class TopNData:
         # A user who has seen everything has nothing to draw from; any item does no harm to the others.
         return (rank + seen_before).clamp_(max=self.n_items - 1)
 
-    def pairs(self, batch_size: int, negatives: int = 1) -> Pairs:
-        """Supply every training interaction once an epoch, in random order, with fresh uniform negatives."""
-        return Pairs(self, batch_size, negatives)
+    def seen(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return whether each user (B,) has interacted with each of its items (B, N), shape (B, N)."""
+        keys = users[:, None] * self.n_items + items
+        return self._pairs[torch.searchsorted(self._pairs, keys).clamp_(max=len(self._pairs) - 1)] == keys
+
+    def pairs(self, batch_size: int, sampler: Sampler | None = None) -> Pairs:
+        """Supply every training interaction once an epoch, in random order, with fresh negatives.
+
+        Without a sampler, one for each interaction, uniform over the user's unseen items.
+        """
+        return Pairs(self, batch_size, sampler or Sampler(self, 1))
 
     def user_rows(self, batch_size: int) -> UserRows:
         """Supply every user with training items once an epoch, in random order."""
@@ -120,10 +135,10 @@ class TopNData:
 class Pairs:
     """Source of ``PairBatch``."""
 
-    def __init__(self, data: TopNData, batch_size: int, negatives: int) -> None:
+    def __init__(self, data: TopNData, batch_size: int, sampler: Sampler) -> None:
         self._data = data
         self._batch_size = batch_size
-        self._negatives = negatives
+        self._sampler = sampler
 
     @property
     def n_samples(self) -> int:
@@ -135,8 +150,9 @@ class Pairs:
         data = self._data
         order = torch.randperm(len(data.users), generator=generator, device=data.device)
         for chosen in blocks(order, self._batch_size):
-            users = data.users[chosen]
-            yield PairBatch(users, data.items[chosen], data.sample_unseen(users, self._negatives, generator))
+            users, positives = data.users[chosen], data.items[chosen]
+            drawn = self._sampler.draw(users, positives, generator)
+            yield PairBatch(users, positives, drawn.items, drawn.log_counts, drawn.mask)
 
 
 class UserRows:

@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -65,6 +65,16 @@ class History:
     best_epoch: dict[str, int] = field(default_factory=dict)
     """Stage -> epoch whose weights were kept."""
 
+    def __add__(self, other: History) -> History:
+        """Return what both trainings have cost; what the first has reached."""
+        return History(
+            self.fit_s + other.fit_s,
+            self.epoch_s + other.epoch_s,
+            self.n_samples + other.n_samples,
+            self.step_ms + other.step_ms,
+            self.best_epoch,
+        )
+
     @property
     def samples_per_s(self) -> float | None:
         """Training samples a second of the gradient phases; None for models without any."""
@@ -94,7 +104,8 @@ class Trainer:
     """Trains one model.
 
     ``validate`` judges the model on validation data and ``metric`` is what early stopping watches. ``seed`` starts the
-    generator of batch order and sampling. ``on_epoch`` is told of every epoch.
+    generator of batch order and sampling. ``on_epoch`` is told of every epoch. With ``epochs``, by the name of a stage,
+    there is no validation: each stage takes that many, or all of its own.
     """
 
     def __init__(
@@ -110,6 +121,7 @@ class Trainer:
         bfloat16: bool = False,
         compiled: bool = False,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+        epochs: Mapping[str, int] | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -120,6 +132,7 @@ class Trainer:
         self.bfloat16 = bfloat16
         self.compiled = compiled
         self.on_epoch = on_epoch
+        self.epochs = epochs
         self.generator = torch.Generator(device).manual_seed(seed)
         self.history = History()
         self.progress = _Progress()
@@ -129,7 +142,8 @@ class Trainer:
         saved = self.checkpoints.latest()
         resumed = None if saved is None else _Progress(**saved["progress"])
         began = time.perf_counter()
-        for number, stage in enumerate(self.model.procedure(self.data)):
+        for number, planned in enumerate(self.model.procedure(self.data)):
+            stage = self._without_validation(planned)
             if resumed is not None and number < resumed.stage:
                 weights = self.checkpoints.finished_stage(number)
                 if weights is not None:
@@ -148,6 +162,14 @@ class Trainer:
         self.history.fit_s = time.perf_counter() - began
         self.model.eval()
         return self.history
+
+    def _without_validation(self, stage: Stage) -> Stage:
+        if self.epochs is None:
+            return stage
+        if stage.lr_decay < 1:
+            raise RecbenchError("lr_decay follows validation, and the final training of this benchmark has none; use 1")
+        epochs = self.epochs.get(stage.name, stage.epochs)
+        return replace(stage, name=f"final {stage.name}", epochs=epochs, patience=None)
 
     def _run(self, stage: Stage, began: float, saved: dict[str, Any] | None) -> None:
         steps = [step if isinstance(step, Sweep) else _Runner(step, self) for step in stage.steps]

@@ -11,6 +11,7 @@ from recbench.errors import RecbenchError
 from recbench.tasks import ranking
 from recbench.tasks.base import Development, SealedTest
 from recbench.tasks.interactions import TopNData
+from recbench.tasks.samplers import Sampler
 from recbench.tasks.topn import TopNTask
 
 NAME = "topn/ml-100k"
@@ -198,7 +199,7 @@ def test_a_user_who_has_seen_everything_spoils_nothing():
 def test_an_epoch_of_pairs_has_every_interaction_once():
     seen, data = small_data()
     unfinished = ~seen.all(1)
-    batches = list(data.pairs(64, 2).epoch(torch.Generator().manual_seed(0)))
+    batches = list(data.pairs(64, Sampler(data, 2)).epoch(torch.Generator().manual_seed(0)))
     users = torch.cat([batch.users for batch in batches]).numpy()
     items = torch.cat([batch.positives for batch in batches]).numpy()
     assert sorted(zip(users, items, strict=True)) == sorted(zip(*np.nonzero(seen), strict=True))

@@ -50,6 +50,11 @@ class Implicit(Protocol):
     graph: bool = False
     linked_only: bool = False
 
+    @property
+    def joins(self) -> bool:
+        """Whether validation rows are of users in training and in no order, and so can be trained on with the rest."""
+        return not self.ordered and self.split.kind in {"random-by-user", "random-rows", "published"}
+
     def tables(self, source: Source) -> Collection[str]:
         """Return the log or the tables of the published parts, and the graph."""
         names = list(self.split.tables) if isinstance(self.split, Published) else [self.table]

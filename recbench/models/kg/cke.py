@@ -30,7 +30,8 @@ from recbench.models.base import (
     TrainedConfig,
     tunable,
 )
-from recbench.models.layers.pairwise import batch_penalty, bpr_loss
+from recbench.models.layers.losses import bpr_loss
+from recbench.models.layers.pairwise import batch_penalty
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, UserBatch

@@ -38,7 +38,8 @@ from recbench.models.base import (
     tunable,
 )
 from recbench.models.layers.bi_interaction import BiInteraction
-from recbench.models.layers.pairwise import batch_penalty, bpr_loss
+from recbench.models.layers.losses import bpr_loss
+from recbench.models.layers.pairwise import batch_penalty
 from recbench.models.layers.sparse import SparseMatrix
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
 from recbench.models.procedure import Phase, Stage, Sweep

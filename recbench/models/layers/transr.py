@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbench.models.layers.pairwise import batch_penalty, bpr_loss
+from recbench.models.layers.losses import bpr_loss
+from recbench.models.layers.pairwise import batch_penalty
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.kg import TripleBatch
 

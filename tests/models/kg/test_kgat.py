@@ -7,7 +7,7 @@ import torch
 
 from recbench.models.base import parameter_count
 from recbench.models.kg.kgat import KGAT, collaborative_graph
-from recbench.models.layers.pairwise import bpr_loss
+from recbench.models.layers.losses import bpr_loss
 from recbench.models.procedure import Phase
 
 U, V, N = 8, 6, 28  # users, items, nodes
