@@ -21,6 +21,7 @@ LISTS: Mapping[str, Direction] = {
     "recall@k": True,
     "recall_min@k": True,
     "precision@k": True,
+    "f1@k": True,
     "hit@k": True,
     "ndcg@k": True,
     "mrr@k": True,

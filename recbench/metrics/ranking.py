@@ -5,6 +5,7 @@ For a user with n relevant items, h_i = 1 if the item at rank i (from 1) is rele
 recall@k      sum h_i / n
 recall_min@k  sum h_i / min(k, n)                                     can reach 1 also when n > k
 precision@k   sum h_i / k                                             short lists count as filled with misses
+f1@k          2 sum h_i / (k + n)                                     harmonic mean of recall@k and precision@k
 hit@k         1 if any h_i
 ndcg@k        sum h_i / log2(i + 1)  /  sum_{i <= min(k, n)} 1 / log2(i + 1)        Järvelin & Kekäläinen 2002
 mrr@k         1 / rank of the first relevant item, 0 if there is none
@@ -270,6 +271,10 @@ def _precision(lists: _Hits, k: int) -> Tensor:
     return lists.found[:, k - 1] / k
 
 
+def _f1(lists: _Hits, k: int) -> Tensor:
+    return 2 * lists.found[:, k - 1] / (k + lists.n)
+
+
 def _hit(lists: _Hits, k: int) -> Tensor:
     return (lists.first <= k).double()
 
@@ -308,6 +313,7 @@ _DEFINITIONS: dict[str, Callable[..., Tensor]] = {
     "recall@k": _recall,
     "recall_min@k": _recall_min,
     "precision@k": _precision,
+    "f1@k": _f1,
     "hit@k": _hit,
     "ndcg@k": _ndcg,
     "mrr@k": _mrr,

@@ -56,6 +56,9 @@ class Benchmark(BaseModel):
     refit: bool = False
     """Judge the test part with a model trained again, on training and validation data together, for as many epochs as
     were best on validation: how tables on a split without a validation part were made."""
+    keep_valid: bool = False
+    """Validation items stay candidates when the test part is judged, as in the code of some papers; else they are
+    seen by then and not ranked."""
     name: str
     """Full name, ``<task>/<name>``, as the file's place says."""
 
@@ -80,6 +83,8 @@ class Benchmark(BaseModel):
             raise UsageError(
                 "refit: true needs a protocol of interactions whose users are all in training, in no order"
             )
+        if self.keep_valid and not isinstance(self.protocol, Implicit):
+            raise UsageError(f"keep_valid: true is about lists of items, which task {self.task} has not")
         ungrouped = isinstance(self.protocol, Labelled) and self.protocol.group is None
         for metric in self.metrics:
             if ungrouped and metric in names.GROUPED:
@@ -260,15 +265,20 @@ class Task(ABC, Generic[DataT, ModelT]):
         """Judge a model on the validation part."""
         return self.evaluate(model, self._valid)
 
+    @property
+    def _seen(self) -> Arrays:
+        """What is not ranked when the test part is judged, besides training and what is shown."""
+        return {name: values[:0] for name, values in self._valid.items()} if self.benchmark.keep_valid else self._valid
+
     def test(self, model: ModelT, sealed: SealedTest) -> tuple[Evaluation, Report]:
         """Open the test part, judge the model on it, and return what the leakage linter found beside."""
         part = sealed.open()
-        return self.evaluate(model, part, seen=self._valid), self.lint(part)
+        return self.evaluate(model, part, seen=self._seen), self.lint(part)
 
     def test_file(self, frame: pl.DataFrame, sealed: SealedTest) -> tuple[Evaluation, Report]:
         """Open the test part and judge predictions made elsewhere, as ``test`` judges a model."""
         part = sealed.open()
-        return self.judge_file(frame, part, self._valid), self.lint(part)
+        return self.judge_file(frame, part, self._seen), self.lint(part)
 
 
 def finite(values: Tensor, expected: tuple[int, ...], method: str) -> Tensor:

@@ -36,6 +36,7 @@ def test_metrics_by_hand():
         "recall@5": pytest.approx([2 / 3, 5 / 6]),
         "recall_min@5": pytest.approx([2 / 3, 1]),
         "precision@5": pytest.approx([2 / 5, 1]),
+        "f1@5": pytest.approx([4 / 8, 10 / 11]),
         "hit@5": [1, 1],
         "ndcg@5": pytest.approx([(1 / math.log2(3) + 1 / math.log2(5)) / ideal, 1]),
         "mrr@5": [0.5, 1],

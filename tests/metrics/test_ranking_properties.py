@@ -151,7 +151,13 @@ def test_perfect_scorer_reaches_the_known_maxima(world):
     for k in CUTOFFS:
         listed = n.clamp(max=k)
         maxima = dict.fromkeys(("recall_min", "hit", "ndcg", "mrr", "map", "map_hits"), torch.ones(N_USERS).double())
-        maxima |= {"recall": listed / n, "map_n": listed / n, "precision": listed / k, "rbp.80": 1 - 0.8**listed}
+        maxima |= {
+            "recall": listed / n,
+            "map_n": listed / n,
+            "precision": listed / k,
+            "f1": 2 * listed / (k + n),
+            "rbp.80": 1 - 0.8**listed,
+        }
         assert {f"{kind}@{k}" for kind in maxima} == {name for name in OF_LISTS if name.endswith(f"@{k}")}
         for kind, maximum in maxima.items():
             torch.testing.assert_close(

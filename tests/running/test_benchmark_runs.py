@@ -96,6 +96,16 @@ def test_a_model_that_knows_users_by_number_is_refused(ran):
         ran("topn/ml-1m-strong", "bprmf", epochs=1)
 
 
+def test_validation_items_that_stay_candidates(ran):
+    """EASE on NBPO's split, which its code judges so: f1@5 .0396, and .0409 if they were left out."""
+    result, folder = ran("topn/amazon-nbpo", "ease", l2=200)
+    assert result.metrics.test["f1@5"] == pytest.approx(0.0396, abs=0.0001)
+    held_out = load_benchmark("topn/amazon-nbpo").protocol.prepare(load_card("amazon-nbpo"))
+    valid, shared = held_out.part("valid"), held_out.part("shared")
+    shown = pl.DataFrame({"user": shared["user_ids"][valid["users"]], "item": shared["item_ids"][valid["items"]]})
+    assert not pl.read_parquet(folder / "predictions.parquet").join(shown, on=["user", "item"]).is_empty()
+
+
 @pytest.mark.parametrize(
     ("benchmark", "model"), [("kg/lastfm-kg", "cke"), ("topn/lastfm", "itemknn"), ("topn/amazon-nbpo", "ease")]
 )

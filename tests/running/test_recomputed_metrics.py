@@ -42,6 +42,7 @@ def list_metrics(ranking: list[str], relevant: set[str], k: int) -> dict[str, fl
         f"recall@{k}": sum(hits) / n,
         f"recall_min@{k}": sum(hits) / min(k, n),
         f"precision@{k}": sum(hits) / k,
+        f"f1@{k}": 2 * sum(hits) / (k + n),
         f"hit@{k}": float(any(hits)),
         f"mrr@{k}": 1 / (hits.index(True) + 1) if any(hits) else 0.0,
         f"map@{k}": sum(precisions) / min(k, n),

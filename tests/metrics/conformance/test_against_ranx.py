@@ -8,6 +8,7 @@ from recbench.metrics.ranking import graded_ndcg
 SAME = {
     "recall@5": "recall@5",
     "precision@5": "precision@5",
+    "f1@5": "f1@5",
     "hit@5": "hit_rate@5",
     "ndcg@5": "ndcg@5",
     "ndcg@20": "ndcg@20",
