@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbench.models.layers.dropout import random_words
+
 SLOPE = 0.2
 ROWS_AT_ONCE = 1024
 
@@ -48,10 +50,8 @@ def multipliers(shape: tuple[int, int], dropout: float, like: Tensor) -> Tensor:
     A quarter of a 64-bit random number decides each, seven times as fast as a Bernoulli draw on a CPU; ``dropout`` is
     rounded to a multiple of 2^-16.
     """
-    n = shape[0] * shape[1]
-    words = torch.empty(-(-n // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
     dropped = round(dropout * 2**16)
-    kept = words.view(torch.int16)[:n] >= dropped - 2**15
+    kept = random_words(shape[0] * shape[1], like.device) >= dropped - 2**15
     return torch.where(kept, 2**16 / (2**16 - dropped), 0.0).to(like.dtype).view(shape)
 
 

@@ -19,7 +19,12 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * LEVELS)
         if not self.training or dropped == 0 or x.device.type != "cpu":
             return super().forward(x)
-        # random_ draws all 64 bits of a whole number, which are four elements.
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+        kept = random_words(x.numel(), x.device).view(x.shape) >= dropped - LEVELS // 2
         return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+def random_words(n: int, device: torch.device) -> Tensor:
+    """Return uniform whole numbers from -2^15 to 2^15 - 1, shape (n,), int16."""
+    # random_ draws all 64 bits of a whole number, which are four words.
+    bits = torch.empty(-(-n // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
+    return bits.view(torch.int16)[:n]

@@ -34,10 +34,10 @@ class SparseMatrix(nn.Module):
         order = (column * n_rows + row).argsort()
         structure = {
             "slots": slots,
-            "offsets": _offsets(row, n_rows),
+            "offsets": row_offsets(row, n_rows),
             "columns": column.int(),
             "order": order,
-            "transposed_offsets": _offsets(column, n_columns),
+            "transposed_offsets": row_offsets(column, n_columns),
             "transposed_columns": row[order].int(),
         }
         for name, tensor in structure.items():
@@ -67,22 +67,28 @@ class _Product(torch.autograd.Function):
         ctx.matrix = matrix
         # Kept apart: the values may be replaced between forward and backward.
         ctx.transposed_values = matrix.transposed_values
-        return _weighted_sums(dense, matrix.columns, matrix.offsets, matrix.values)
+        return weighted_sums(dense, matrix.columns, matrix.offsets, matrix.values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         matrix: SparseMatrix = ctx.matrix
-        sums = _weighted_sums(gradient, matrix.transposed_columns, matrix.transposed_offsets, ctx.transposed_values)
+        sums = weighted_sums(gradient, matrix.transposed_columns, matrix.transposed_offsets, ctx.transposed_values)
         return sums, None
 
 
-def _weighted_sums(dense: Tensor, columns: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+def weighted_sums(dense: Tensor, columns: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+    """Return sums of rows of ``dense``: one for each bag, of the rows ``columns`` times ``values`` (n,).
+
+    Bag r is from ``offsets[r]`` to ``offsets[r + 1]``. Without a gradient: torch would prepare for one at some cost.
+    """
+    dense = dense.detach()
     return functional.embedding_bag(
         columns, dense.contiguous(), offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
 
 
-def _offsets(sorted_from: Tensor, n_rows: int) -> Tensor:
-    counts = torch.bincount(sorted_from, minlength=n_rows)
+def row_offsets(numbers: Tensor, n_rows: int) -> Tensor:
+    """Return where each row begins, (n_rows + 1,) int32, for entries sorted by row, of the given row ``numbers``."""
+    counts = torch.bincount(numbers, minlength=n_rows)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
