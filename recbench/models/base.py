@@ -65,6 +65,10 @@ class ModelConfig(BaseModel):
         extras: dict[str, Any] = {name: field.json_schema_extra or {} for name, field in cls.model_fields.items()}
         return {name: extra["search"] for name, extra in extras.items() if "search" in extra}
 
+    def matters(self, key: str) -> bool:
+        """Say whether the key has a meaning beside the other values of this configuration."""
+        return True
+
 
 class TrainedConfig(ModelConfig):
     """Of every model trained by gradient steps."""
@@ -190,7 +194,7 @@ class CTRModel(Model):
 class Recommender(Model):
     """Scores all items for a block of users."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("topn", "kg")
+    tasks: ClassVar[tuple[str, ...]] = ("topn", "kg", "sequential")
     folds_in: ClassVar[bool] = False
     """Whether it scores from the history in the batch, and so can score users who were not in training."""
 

@@ -33,6 +33,8 @@ class Phase:
     weight_decay: float = 0.0
     """Of the optimiser: added to the gradient as ``weight_decay * parameter``."""
     optimizer: Optimizer = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam: how slowly the means of gradients and of their squares change."""
     sparse: Sequence[Parameter] = ()
     """Those of the parameters that a lazy optimiser updates by rows: tables whose gradients are sparse."""
     sparse_decay: float = 0.0

@@ -18,7 +18,7 @@ from recbench.errors import RecbenchError, UsageError, unknown
 if TYPE_CHECKING:
     from recbench.models.base import Model
 
-FAMILIES = ("cf", "ctr", "kg", "debiased")
+FAMILIES = ("cf", "ctr", "kg", "debiased", "sequential")
 PLUGINS = "recbench.models"
 
 

@@ -88,7 +88,11 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = make_plan(benchmark, model, {**given, "tuned": False}, seed)
-    space = {key: spec for key, spec in plan.model.Config.search_space().items() if key not in given}
+    space = {
+        key: spec
+        for key, spec in plan.model.Config.search_space().items()
+        if key not in given and plan.config.matters(key)
+    }
     if not space:
         raise UsageError(f"model '{model}' has nothing to tune: no key of its configuration declares a search space")
     name = f"{benchmark}/{plan.model.model_name()}/{plan.identity()[:12]}"

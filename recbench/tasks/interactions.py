@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from recbench.tasks.samplers import Sampler
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
+
+DRAWN_AT_ONCE = 2**18
+"""Negatives, of several batches: one large draw is faster than many small ones."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class UserBatch:
 class PairBatch:
     """Interactions with sampled negatives: users (B,), positives (B,), negatives (B, N), or (N,) shared by all rows.
 
-    ``log_counts`` and ``mask`` are as in ``Negatives``.
+    ``log_counts`` and ``mask`` are as in ``Negatives``. A sampler whose ``refine`` is to choose the positives may hand
+    out (B, K) of them.
     """
 
     users: Tensor
@@ -62,6 +67,12 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def split(self, size: int) -> Iterator[PairBatch]:
+        """Yield consecutive blocks of ``size`` rows (the last may be smaller), of which each has its own negatives."""
+        columns = self.users, self.positives, self.negatives, self.log_counts, self.mask
+        cut = [itertools.repeat(None) if column is None else blocks(column, size) for column in columns]
+        yield from itertools.starmap(PairBatch, zip(*cut, strict=False))
 
 
 class TopNData:
@@ -149,10 +160,19 @@ class Pairs:
         """Yield the batches of one epoch."""
         data = self._data
         order = torch.randperm(len(data.users), generator=generator, device=data.device)
-        for chosen in blocks(order, self._batch_size):
-            users, positives = data.users[chosen], data.items[chosen]
+        size = self._batch_size
+        at_once = size
+        if self._sampler.by_row:
+            at_once *= max(1, DRAWN_AT_ONCE // (size * self._sampler.number))
+        for users, positives in zip(
+            blocks(data.users[order], at_once), blocks(data.items[order], at_once), strict=True
+        ):
             drawn = self._sampler.draw(users, positives, generator)
-            yield PairBatch(users, positives, drawn.items, drawn.log_counts, drawn.mask)
+            batch = PairBatch(users, positives, drawn.items, drawn.log_counts, drawn.mask)
+            if len(batch) > size:
+                yield from batch.split(size)
+            else:
+                yield batch
 
 
 class UserRows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -93,6 +93,11 @@ DataT = TypeVar("DataT", bound=TopNData)
 class RankingTask(Task[DataT, Ranker], Generic[DataT]):
     """Full ranking of the unseen items of every user with test items."""
 
+    @property
+    def ranks_seen(self) -> bool:
+        """Whether seen items are ranked, too."""
+        return False
+
     def __init__(self, benchmark: Benchmark, development: Development, device: torch.device) -> None:
         super().__init__(benchmark, development, device)
         # Read before training, so that a column that is not there fails a run at its start.
@@ -115,7 +120,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
     def judge_file(self, frame: pl.DataFrame, part: Arrays, seen: Arrays) -> Evaluation:
         """Judge lists ``user, item, score`` and optionally ``rank``."""
         metrics, truth = self.benchmark.metrics, self._truth(part)
-        known = [self._train, seen, *_shown(part)]
+        known = [_nothing(part)] if self.ranks_seen else [self._train, seen, *_shown(part)]
         length = self._length(truth, metrics)
         columns, coverage = predictions.lists(frame, self._shared, truth.users, length, known)
         evaluation = self.judge(Lists(*columns), part, seen, metrics)
@@ -127,12 +132,9 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
         truth = self._truth(part)
         length = self._length(truth, metrics)
         wants_auc = any("uauc" in name for name in metrics)
-        shown = self._rows(part, "history_")
-        hidden = [rows for rows in (shown, self._rows(seen or {})) if len(rows.values)]
+        hidden = [rows for rows in (self._rows(part, "history_"), self._rows(seen or {})) if len(rows.values)]
+        batch_of = self.batches_of(part)
         model.prepare_scoring()
-
-        def batch_of(users: Tensor) -> UserBatch:
-            return UserBatch(users, shown.take(users), data.n_items) if data.fold_in else data.user_batch(users)
 
         # Seen items are masked in the scores themselves, since a copy of all would take a fifth of the time. Scores
         # that are a view of what the model keeps must be copied: two calls then share memory.
@@ -149,11 +151,19 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
             scores = scores.float().contiguous()
             if keeps_scores:
                 scores = scores.clone()
-            for rows in (batch.history, *(others.take(users) for others in hidden)):
-                scores[rows.rows(), rows.values] = -torch.inf
+            if not self.ranks_seen:
+                for rows in (batch.history, *(others.take(users) for others in hidden)):
+                    scores[rows.rows(), rows.values] = -torch.inf
             top = topk.top_k(scores, length, users)
             columns.append((*top, self._auc(scores, users, truth)) if wants_auc else top)
         return Lists(truth.users, *map(torch.cat, zip(*columns, strict=True)))
+
+    def batches_of(self, part: Arrays) -> Callable[[Tensor], UserBatch]:
+        """Return what makes the batch of given users from what is known of them when a part is judged."""
+        if not self.data.fold_in:
+            return self.data.user_batch
+        shown = self._rows(part, "history_")
+        return lambda users: UserBatch(users, shown.take(users), self.data.n_items)
 
     def judge(self, lists: Lists, part: Arrays, seen: Arrays | None, metrics: Sequence[str]) -> Evaluation:
         """Measure lists of all users who have relevant items in the part, each list with one row.
@@ -306,6 +316,10 @@ def _shown(part: Arrays) -> list[Arrays]:
     if "history_users" not in part:
         return []
     return [{"users": part["history_users"], "items": part["history_items"]}]
+
+
+def _nothing(part: Arrays) -> Arrays:
+    return {column: part[column][:0] for column in ("users", "items")}
 
 
 def _shares_memory(first: Tensor, second: Tensor) -> bool:

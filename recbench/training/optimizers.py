@@ -53,7 +53,7 @@ def make_optimizer(phase: Phase) -> Optimizers:
     if phase.optimizer == "sgd":
         return Optimizers([torch.optim.SGD(phase.parameters, **settings, fused=True)])
     if phase.optimizer == "adam":
-        return Optimizers([torch.optim.Adam(phase.parameters, **settings, fused=True)])
+        return Optimizers([torch.optim.Adam(phase.parameters, **settings, betas=phase.betas, fused=True)])
     lazy = LazyAdam if phase.optimizer == "lazy-adam" else RowwiseAdagrad
     if any(isinstance(group, dict) for group in phase.parameters):
         raise TypeError(f"phase '{phase.name}': a lazy optimiser takes parameters, found groups of them")

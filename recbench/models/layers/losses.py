@@ -4,9 +4,12 @@ A loss is a module of its own, so that one that learns (a model of noise, say) b
 given scores of P rows and the batch they are of, and returns a scalar.
 
 bpr      Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009, equation 4
+bpr-max  Hidasi, Karatzoglou, "Recurrent Neural Networks with Top-k Gains", CIKM 2018, arXiv:1706.03847: bpr whose pairs
+         are weighted by a softmax over the negatives, which are kept small
 bce      binary cross-entropy over positives and negatives together
 gbce     Petrov, Macdonald, "gSASRec", RecSys 2023, arXiv:2308.07192: bce whose positives have a power of their
-         probability, sigmoid(s)^beta, beta = alpha (t (1 - 1 / alpha) + 1 / alpha), alpha = N / (I - 1)
+         probability, sigmoid(s)^beta, beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha),
+         alpha = N / (I - 1)
 softmax  cross-entropy of the positive among the sample, scores corrected by the logarithm of the expected number of
          draws (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019); the full one if all items are the sample
 ccl      Mao et al., "SimpleX", CIKM 2021, arXiv:2109.12613, equation 1: cosine contrastive loss
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LossName = Literal["bpr", "bce", "gbce", "softmax", "ccl"]
+LossName = Literal["bpr", "bpr-max", "bce", "gbce", "softmax", "ccl"]
 
 
 class Sampled(Protocol):
@@ -54,6 +57,29 @@ class BPR(nn.Module):
         return bpr_loss(positive, negative, batch.mask)
 
 
+class BPRMax(nn.Module):
+    """``-log sum_j w_j sigmoid(positive - negative_j) + penalty sum_j w_j negative_j^2``, w the negatives' softmax.
+
+    Of scores that have passed an exponential linear unit, as in the authors' code.
+    """
+
+    def __init__(self, penalty: float) -> None:
+        super().__init__()
+        self.penalty = penalty
+
+    def forward(self, positive: Tensor, negative: Tensor, batch: Sampled) -> Tensor:
+        """Return the mean over rows."""
+        positive, negative = functional.elu(positive), functional.elu(negative)
+        # A finite number in place of -inf: a row may have no negative that counts.
+        least = torch.finfo(negative.dtype).min
+        weighed = negative if batch.mask is None else negative.masked_fill(~batch.mask, least)
+        log_weights = weighed.log_softmax(1)
+        above = functional.logsigmoid(positive[:, None] - negative)
+        small = self.penalty * (log_weights.exp() * negative.square()).sum(1)
+        of_rows = small - (log_weights + above).logsumexp(1)
+        return of_rows.mean() if batch.mask is None else (of_rows * batch.mask.any(1)).mean()
+
+
 class BCE(nn.Module):
     """Binary cross-entropy: the mean over positives and negatives alike."""
 
@@ -65,22 +91,32 @@ class BCE(nn.Module):
 class GBCE(nn.Module):
     """Generalised binary cross-entropy.
 
-    ``calibration`` t = 0 is BCE, t = 1 undoes what sampling does to probabilities.
+    ``calibration`` t = 0 is BCE, t = 1 undoes what sampling does to probabilities. N are the negatives that count, a
+    mean over rows where it differs.
     """
 
-    def __init__(self, calibration: float, number: int, n_items: int) -> None:
+    def __init__(self, calibration: float, n_items: int) -> None:
         super().__init__()
-        alpha = number / (n_items - 1)
-        self.beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+        self.calibration = calibration
+        self.n_others = max(1, n_items - 1)
+
+    def beta(self, negative: Tensor, mask: Tensor | None) -> Tensor | float:
+        """Return the power for negatives (P, N), of which those in ``mask`` count."""
+        number = negative.shape[1] if mask is None else mask.sum() / len(mask)
+        return 1 - self.calibration * (1 - number / self.n_others)
 
     def forward(self, positive: Tensor, negative: Tensor, batch: Sampled) -> Tensor:
         """Return the mean over positives and negatives."""
         # -log(sigmoid(s)^beta): in this form without the cancellation that double precision is otherwise needed for.
-        return _pointwise(self.beta * functional.softplus(-positive), negative, batch.mask)
+        of_positives = self.beta(negative, batch.mask) * functional.softplus(-positive)
+        return _pointwise(of_positives, negative, batch.mask)
 
 
 class Softmax(nn.Module):
-    """Cross-entropy of the positive among itself and the sample, corrected for how the sample was drawn."""
+    """Cross-entropy of the positive among itself and the sample.
+
+    The scores of the sample, not that of the positive, which is there anyway, are corrected for how it was drawn.
+    """
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -88,7 +124,8 @@ class Softmax(nn.Module):
 
     def forward(self, positive: Tensor, negative: Tensor, batch: Sampled) -> Tensor:
         """Return the mean over rows."""
-        positive, negative = positive / self.temperature, negative / self.temperature
+        if self.temperature != 1:
+            positive, negative = positive / self.temperature, negative / self.temperature
         if batch.log_counts is not None:
             negative = negative - batch.log_counts
         if batch.mask is not None:
@@ -117,17 +154,19 @@ def make_loss(
     margin: float = 0.5,
     negative_weight: float = 1.0,
     calibration: float = 0.75,
-    number: int = 1,
+    negative_penalty: float = 1.0,
     n_items: int = 2,
 ) -> nn.Module:
     """Return the loss of that name; of the settings it takes those it has."""
     match name:
         case "bpr":
             return BPR()
+        case "bpr-max":
+            return BPRMax(negative_penalty)
         case "bce":
             return BCE()
         case "gbce":
-            return GBCE(calibration, number, n_items)
+            return GBCE(calibration, n_items)
         case "softmax":
             return Softmax(temperature)
         case "ccl":

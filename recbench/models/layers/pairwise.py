@@ -10,34 +10,34 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from recbench.models.base import (
-    NonNegativeFloat,
-    Positive,
-    PositiveFloat,
-    Recommender,
-    TrainedConfig,
-)
+from recbench.errors import UsageError
+from recbench.models.base import NonNegativeFloat, Positive, PositiveFloat, Recommender, TrainedConfig
 from recbench.models.layers.losses import LossName, make_loss
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
 from recbench.tasks.samplers import SamplerName, make_sampler
 
 OWNERS = {
-    "temperature": ("loss", "softmax"),
-    "margin": ("loss", "ccl"),
-    "negative_weight": ("loss", "ccl"),
-    "calibration": ("loss", "gbce"),
-    "popularity_exponent": ("sampler", "popularity"),
-    "candidates": ("sampler", "hard"),
+    "temperature": ("loss", ("softmax",)),
+    "margin": ("loss", ("ccl",)),
+    "negative_weight": ("loss", ("ccl",)),
+    "calibration": ("loss", ("gbce",)),
+    "negative_penalty": ("loss", ("bpr-max",)),
+    "num_negatives": ("sampler", ("uniform", "shared", "popularity", "shared-popularity", "hard")),
+    "popularity_exponent": ("sampler", ("popularity", "shared-popularity")),
+    "candidates": ("sampler", ("hard",)),
 }
-"""Keys that only one loss or sampler has."""
+"""Keys that only some losses or samplers have."""
+
+FEW = 16
+"""Up to as many negatives of a row products and sums are faster than a product of small matrices."""
 
 
 class PairwiseConfig(TrainedConfig):
@@ -46,29 +46,36 @@ class PairwiseConfig(TrainedConfig):
     loss: LossName = "bpr"
     sampler: SamplerName = "uniform"
     """Whence negatives are drawn: each user's unseen items; all items, for a batch at once (shared); unseen ones by
-    popularity; the other rows of the batch; the hardest of some candidates; or all items."""
+    popularity, or all items by it for a batch at once (shared-popularity); the other rows of the batch; the hardest of
+    some candidates; or all items."""
     num_negatives: Positive = 1
-    """N, drawn for every interaction anew in every epoch; of no matter to the samplers in-batch and all."""
+    """N, drawn for every interaction anew in every epoch; the samplers in-batch and all have no choice of it."""
     temperature: PositiveFloat = 1.0
     """Of the softmax: scores are divided by it."""
-    margin: float = 0.5
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Of ccl: negatives of a smaller cosine count for nothing."""
     negative_weight: NonNegativeFloat = 1.0
     """Of ccl: weight of the negatives' mean beside the positive."""
     calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Of gbce: 0 is bce, 1 undoes what sampling does to probabilities."""
+    negative_penalty: NonNegativeFloat = 1.0
+    """Of bpr-max: weight of the squares of the negatives' scores."""
     popularity_exponent: NonNegativeFloat = 1.0
-    """Of the sampler popularity: an item is drawn in proportion to its count to this power."""
+    """Of the samplers by popularity: an item is drawn in proportion to its count to this power."""
     candidates: Positive = 8
     """Of the sampler hard: unseen items of which the highest-scored is the negative."""
 
     @model_validator(mode="after")
     def _keys_have_an_owner(self) -> Self:
-        for key, (part, owner) in OWNERS.items():
-            default = type(self).model_fields[key].default
-            if getattr(self, part) != owner and getattr(self, key) != default:
-                raise ValueError(f"{key} is of {part}={owner}, and {part} is {getattr(self, part)}")
+        for key, (part, owners) in OWNERS.items():
+            if not self.matters(key) and getattr(self, key) != type(self).model_fields[key].default:
+                found = getattr(self, part)
+                raise UsageError(f"{key}: expected only with {part} = {' or '.join(owners)}, found {part} = {found}")
         return self
+
+    def matters(self, key: str) -> bool:
+        """Say whether the key is one of all losses and samplers, or of those chosen."""
+        return key not in OWNERS or getattr(self, OWNERS[key][0]) in OWNERS[key][1]
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,13 @@ class Scored:
 class PairwiseRecommender(Recommender):
     """Trained to score what a user has chosen above what was sampled; ``config`` names the loss and the sampler."""
 
+    cosines: ClassVar[bool] = False
+    """Whether its scores are cosine similarities if the loss is ccl."""
+
     def __init__(self, config: Any, data: TopNData) -> None:
         super().__init__(config, data)
+        if config.loss == "ccl" and not self.cosines:
+            raise UsageError(f"loss: ccl is of cosine similarities, which the scores of {self.model_name()} are not")
         self.sampler = make_sampler(
             config.sampler,
             data,
@@ -98,7 +110,7 @@ class PairwiseRecommender(Recommender):
             margin=config.margin,
             negative_weight=config.negative_weight,
             calibration=config.calibration,
-            number=self.sampler.number,
+            negative_penalty=config.negative_penalty,
             n_items=data.n_items,
         )
 
@@ -110,22 +122,28 @@ class PairwiseRecommender(Recommender):
         """
 
     def batches(self, data: TopNData) -> BatchSource[PairBatch]:
-        """Every interaction with what the sampler draws for it."""
-        return data.pairs(self.config.batch_size, self.sampler)
+        """Batches of the sampler: every interaction with what it draws for it."""
+        return self.sampler.batches(self.config.batch_size)
 
     def loss(self, batch: PairBatch) -> Tensor:
         """Loss of the batch and the penalty."""
-        batch = self.sampler.refine(batch, self._scores)
+        with torch.no_grad():
+            batch = self.sampler.refine(batch, self._scores)
         scored = self.scored(batch)
         loss: Tensor = self.criterion(scored.positive, scored.negative, batch)
         return loss + scored.penalty
 
     def _scores(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.scored(PairBatch(users, items[..., 0], items)).negative
+        return self.scored(PairBatch(users, items[..., 0].expand(len(users)), items)).negative
 
 
 class DotRecommender(PairwiseRecommender):
-    """Scores by inner products of the vectors that ``outputs`` gives for all users and items."""
+    """Scores by inner products of the vectors that ``outputs`` gives for all users and items.
+
+    With the loss ccl, which is of cosine similarities, the vectors are scaled to unit length.
+    """
+
+    cosines = True
 
     @abstractmethod
     def outputs(self) -> tuple[Tensor, Tensor]:
@@ -135,30 +153,48 @@ class DotRecommender(PairwiseRecommender):
         """Inner products; ``config.l2`` penalises the vectors looked up."""
         users, items = self.outputs()
         user = functional.embedding(batch.users, users)
-        positive = functional.embedding(batch.positives, items)
-        negative = functional.embedding(batch.negatives, items)
-        penalty = self.config.l2 * batch_penalty(*self.penalised(batch, (user, positive, negative)))
-        return Scored((user * positive).sum(1), inner_products(user, negative), penalty)
+        positive, negative = look_up(items, batch.positives, batch.negatives)
+        penalty: Tensor | float = 0.0
+        if self.config.l2:
+            penalty = self.config.l2 * batch_penalty(user, positive, negative)
+        return self.compared(user, positive, negative, penalty)
 
-    def penalised(self, batch: PairBatch, looked_up: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the vectors whose squared norm is penalised: by default those that are multiplied."""
-        return looked_up
+    def compared(self, user: Tensor, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Scored:
+        """Return the scores of vectors (B, D), (B, D), and (B, N, D) or (N, D)."""
+        user, positive, negative = map(self._scaled, (user, positive, negative))
+        return Scored((user * positive).sum(1), inner_products(user, negative), penalty)
 
     def prepare_scoring(self) -> None:
         """Compute the vectors once."""
-        self._users, self._items = (vectors.detach() for vectors in self.outputs())
+        self._users, self._items = (self._scaled(vectors.detach()) for vectors in self.outputs())
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
         scores: Tensor = self._users[batch.users] @ self._items.T
         return scores
 
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return functional.normalize(vectors, dim=-1) if self.config.loss == "ccl" else vectors
+
+
+def look_up(table: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows (B, D) of ``positives`` (B,) and those of ``negatives``, of their shape and D."""
+    number = negatives.numel()
+    if len(table) < len(positives) + number:
+        return functional.embedding(positives, table), functional.embedding(negatives, table)
+    # The gradient of each look-up is as large as the table: here one is cheaper than two.
+    rows = functional.embedding(torch.cat([positives, negatives.flatten()]), table)
+    positive, negative = rows.split([len(positives), number])
+    return positive, negative.view(*negatives.shape, -1)
+
 
 def inner_products(vectors: Tensor, others: Tensor) -> Tensor:
     """Return the inner products of ``vectors`` (B, D) with ``others``: (B, N, D), or (N, D) shared by all; (B, N)."""
     if others.dim() == 2:
         return vectors @ others.T
-    return torch.einsum("bd,bnd->bn", vectors, others)
+    if others.shape[1] <= FEW:
+        return (vectors[:, None] * others).sum(2)
+    return (others @ vectors[:, :, None]).squeeze(2)
 
 
 def batch_penalty(*vectors: Tensor) -> Tensor:

@@ -58,10 +58,12 @@ def test_only_the_embeddings_of_a_batch_get_a_gradient(data: TopNData) -> None:
 def test_a_step_raises_the_seen_item_above_the_unseen_one(data: TopNData) -> None:
     model = make(data, l2=0.0)
     batch = PairBatch(torch.tensor([1]), torch.tensor([3]), torch.tensor([[4]]))
+    model.prepare_scoring()
     before = model.score(data.user_batch(torch.tensor([1])))[0].detach()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.loss(batch).backward()
     optimizer.step()
+    model.prepare_scoring()
     after = model.score(data.user_batch(torch.tensor([1])))[0].detach()
     assert after[3] - after[4] > before[3] - before[4]
 

@@ -31,6 +31,7 @@ def bprmf(model, data):
 
 def test_zero_entities_score_as_bprmf(model, bprmf, data):
     users = data.user_batch(torch.arange(8))
+    bprmf.prepare_scoring()
     assert not torch.allclose(model.score(users), bprmf.score(users))
     torch.nn.init.zeros_(model.entity.weight)
     assert torch.equal(model.score(users), bprmf.score(users))
