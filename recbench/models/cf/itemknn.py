@@ -1,83 +1,90 @@
 """ItemKNN: recommend the items most similar to those a user has.
 
-Source      Sarwar et al., "Item-based Collaborative Filtering Recommendation Algorithms", WWW 2001; the settings follow
-            Ferrari Dacrema et al., TOIS 2021, arXiv:1911.07698, section 4.1
-Weighting   x_ui = 1, or with tf-idf log(I / (1 + |I_u|)): users with many interactions say less about each
-Similarity  s_ij = x_i . x_j / (|x_i| |x_j| + shrink), the k largest of every item i, no item its own neighbour
-Score       s(u, i) = sum of s_ij over the items j of u among the neighbours of i
-Cost        sparse products of blocks of items; memory k I plus one block of BLOCK rows of similarities
-Departures  no BM25: on 0/1 data it differs from tf-idf by one factor an item, which the cosine cancels
+Source      Sarwar et al., "Item-based Collaborative Filtering Recommendation Algorithms", WWW 2001; settings, weighting
+            and similarities of Ferrari Dacrema et al., TOIS 2021, arXiv:1911.07698, section 4.1; normalised weights and
+            deviations from means as in the ItemCF of BARS (Zhu et al., SIGIR 2022)
+Weighting   x_ui = c_i idf_u: items are documents, users their words (`layers/neighbours.py`). On 0/1 data BM25 is
+            tf-idf times a factor c_i of the item, which the cosine cancels, but neither shrinkage nor the score does
+Similarity  s_ij of the columns i and j of x, the K largest of every item i, no item its own neighbour; divided by their
+            sum if normalised
+Score       s(u, i) = sum of c_j s_ij over the items j of u: as published, what a user has is weighted too; idf_u
+            changes no order. By deviations: m_i + sum over all j of c_j s_ij (1[u has j] - m_j), where m_j is the
+            share of users who have j
+Departures  Jaccard's coefficient of weighted vectors is Tanimoto's; the published code then leaves the weights out
 """
 
 # Shapes: U users, I items, B batch, K neighbours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recbench.models.base import ClosedFormRecommender, ModelConfig, NonNegativeFloat, Positive, Reference, tunable
+from recbench.models.base import ClosedFormRecommender, Reference, tunable
+from recbench.models.layers.neighbours import (
+    ItemWeights,
+    KNNConfig,
+    Vectors,
+    bm25,
+    idf,
+    nearest,
+    rows_to_one,
+    similarity,
+)
 from recbench.tasks.interactions import TopNData, UserBatch
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-
-BLOCK = 1024  # items whose similarities to all items are held at once
 
 
 class ItemKNN(ClosedFormRecommender):
-    """Item-based nearest neighbours by shrunk cosine similarity (Sarwar et al., WWW 2001)."""
+    """Item-based nearest neighbours by shrunk similarity (Sarwar et al., WWW 2001)."""
 
-    class Config(ModelConfig):
-        """Hyper-parameters."""
+    class Config(KNNConfig):
+        """Hyper-parameters.
 
-        neighbours: Positive = tunable(200, low=5, high=1000, log=True)
-        """K. Published on ML-20M by Ferrari Dacrema et al.: 278."""
-        shrink: NonNegativeFloat = tunable(0.0, low=0.0, high=1000.0)
-        """Added to the denominator of the cosine. Published on ML-20M: 409, with BM25."""
-        weighting: Literal["none", "tfidf"] = tunable("tfidf", choices=("none", "tfidf"))
-        """Weight of a user's interactions."""
+        Published on Gowalla by BARS: 100 neighbours, no weighting, normalised, deviations. On ML-20M by Ferrari Dacrema
+        et al.: 278 neighbours, BM25, shrink 409.
+        """
+
+        weighting: Literal["none", "tfidf", "bm25"] = tunable("tfidf", choices=("none", "tfidf", "bm25"))
+        """Of interactions: tf-idf trusts users with many of them less, BM25 also items with many."""
+        normalise: bool = tunable(False, choices=(False, True))
+        """Divide the similarities of an item by their sum."""
+        deviations: bool = tunable(False, choices=(False, True))
+        """Score deviations from the items' means, and add an item's own mean."""
 
     folds_in = True
-    reference = Reference("Ferrari Dacrema et al., TOIS 2021", "topn/ml-20m-strong", "ndcg@100", 0.3492, 0.005)
-    neighbours: Tensor
-    similarities: Tensor
+    reference = Reference("BARS, ItemCF", "topn/gowalla", "recall@20", 0.1570, 0.0024)
+    bias: Tensor
 
     def __init__(self, config: Config, data: TopNData) -> None:
         super().__init__(config, data)
-        shape = (data.n_items, min(config.neighbours, data.n_items))
-        self.register_buffer("neighbours", torch.zeros(shape, dtype=torch.int64))
-        self.register_buffer("similarities", torch.zeros(shape))
+        self.weights = ItemWeights(data.n_items, config.neighbours)
+        if config.deviations:
+            self.register_buffer("bias", torch.zeros(data.n_items))
 
     def fit(self, data: TopNData) -> None:
         """Find every item's neighbours."""
-        rows = self._weighted(data.matrix()).T.tocsr()
-        columns = rows.T.tocsr()
-        norms = torch.from_numpy(np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel()))
-        for start in range(0, self.n_items, BLOCK):
-            block = slice(start, start + BLOCK)
-            products = torch.from_numpy((rows[block] @ columns).toarray())
-            denominators = norms[block, None] * norms + self.config.shrink
-            # An item without interactions has a norm of 0, and without shrinkage 0 / 0.
-            similarities = (products / denominators).nan_to_num_(0.0)
-            similarities.diagonal(start).zero_()
-            largest, items = similarities.topk(self.neighbours.shape[1])
-            self.similarities[block], self.neighbours[block] = largest.to(data.device), items.to(data.device)
-
-    def _weighted(self, interactions: sp.csr_matrix) -> sp.csr_matrix:
-        if self.config.weighting == "none":
-            return interactions
-        lengths = np.diff(interactions.indptr)
-        weights = np.log(self.n_items / (1 + lengths))
-        interactions.data = np.repeat(weights, lengths).astype(np.float32)
-        return interactions
+        config, users = self.config, data.matrix()
+        items = users.T.tocsr()
+        of_user, of_item = np.diff(users.indptr), np.diff(items.indptr)
+        features = np.ones(data.n_users, np.float32) if config.weighting == "none" else idf(data.n_items, of_user)
+        factors = bm25(of_item, of_item.mean()) if config.weighting == "bm25" else np.ones(data.n_items, np.float32)
+        vectors = Vectors.of(items, factors, features)
+        items.data = features[items.indices] ** 2
+        similarities = nearest(
+            items, users, config.neighbours, similarity(config, vectors, vectors), np.arange(data.n_items)
+        )
+        if config.normalise:
+            similarities = rows_to_one(similarities)
+        similarities.data *= factors[similarities.indices]
+        self.weights.set(similarities.T.tocsr())
+        if config.deviations:
+            means = of_item / np.count_nonzero(of_user)
+            self.bias.copy_(torch.from_numpy(means - similarities @ means))
 
     def score(self, batch: UserBatch) -> Tensor:
-        """Return the summed similarities, shape (B, I)."""
-        # A sparse product with the (I, I) matrix of similarities, whose rows all have K entries.
-        return torch.nn.functional.embedding_bag(
-            self.neighbours, batch.dense().T.contiguous(), mode="sum", per_sample_weights=self.similarities
-        ).T
+        """Return the summed weights and the bias, shape (B, I)."""
+        scores: Tensor = self.weights(batch.history)
+        return scores.add_(self.bias) if self.config.deviations else scores

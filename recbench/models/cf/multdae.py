@@ -3,9 +3,9 @@
 Source      Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW 2018, arXiv:1802.05814,
             section 2.3; details from the authors' notebook
 Score       f_u = W2 tanh(W1 dropout(x_u / |x_u|) + b1) + b2
-Loss        mean over users of -sum_i x_ui log softmax(f_u)_i, plus l2 times the squared norm of the weights
-Departures  none but the default sizes, chosen on the validation part of a small data set; the published ones are
-            named beside them
+Loss        mean over users of -log p(x_u | f_u), plus l2 times the squared norm of the weights
+Likelihood  log p(x_u | f_u) = sum_i x_ui log softmax(f_u)_i; gaussian or logistic by configuration
+Departures  smaller batches than published, which were of 116 677 users
 """
 
 # Shapes: B batch, I items.
@@ -14,22 +14,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recbench.models.base import NonNegativeFloat, Positive, Recommender, Reference, Share, TrainedConfig, tunable
-from recbench.models.layers.autoencoder import RowMLP, initialise, multinomial_loss, squared_norm
+from recbench.models.base import NonNegativeFloat, Positive, Recommender, Reference, Share, tunable
+from recbench.models.layers.autoencoder import LikelihoodConfig, RowMLP, initialise, reconstruction_loss, squared_norm
 from recbench.tasks.interactions import TopNData, UserBatch, UserRows
 
 
 class MultDAE(Recommender):
     """Denoising autoencoder with a multinomial likelihood (Liang et al., WWW 2018)."""
 
-    class Config(TrainedConfig):
+    class Config(LikelihoodConfig):
         """Hyper-parameters."""
 
         hidden: tuple[Positive, ...] = (200,)
         """Widths between the input and the output. Published: (200,)."""
-        dropout: Share = tunable(0.7, low=0.0, high=0.9)
+        dropout: Share = tunable(0.5, low=0.0, high=0.9)
         """Of the input. Published: 0.5."""
-        l2: NonNegativeFloat = tunable(3e-3, low=1e-6, high=1e-2, log=True)
+        l2: NonNegativeFloat = tunable(2e-5, low=1e-6, high=1e-2, log=True)
         """Lambda, times the squared norm of the weights. Published: 0.01 / 500."""
         batch_size: Positive = 100
         """Users in a batch. Published: 500 of 116 677."""
@@ -48,8 +48,8 @@ class MultDAE(Recommender):
 
     def loss(self, batch: UserBatch) -> Tensor:
         """Mean negative log-likelihood of the batch's users, and the penalty."""
-        penalty: Tensor = self.config.l2 * squared_norm(self)
-        return multinomial_loss(self.layers(batch), batch) + penalty
+        loss = reconstruction_loss(self.config, self.layers(batch), batch)
+        return loss + self.config.l2 * squared_norm(self) if self.config.l2 else loss
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return the logits, shape (B, I)."""
