@@ -1,12 +1,17 @@
 """EASE equals column-wise ridge regression without the own item."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
+from recbench.errors import RecbenchError
+from recbench.models.cf import ease
 from recbench.models.cf.ease import EASE
 from recbench.tasks.batches import Ragged
 from recbench.tasks.interactions import TopNData, UserBatch
+from recbench.tasks.topn import TopNTask
 
 L2 = 3.0
 
@@ -62,3 +67,33 @@ def test_all_seeds_give_the_same_model(data: TopNData, model: EASE) -> None:
     other.fit(data)
     assert EASE.deterministic
     assert torch.equal(other.weight, model.weight)
+
+
+@pytest.mark.parametrize("block", [1024, 5])
+def test_large_catalogues_are_solved_in_place(
+    data: TopNData, model: EASE, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ease, "DOUBLE_NUMBERS", 0)
+    monkeypatch.setattr(ease, "BLOCK", block)
+    other = EASE(EASE.Config(l2=L2), data)
+    place = other.weight.data_ptr()
+    other.fit(data)
+    assert other.weight.data_ptr() == place
+    torch.testing.assert_close(other.weight, model.weight, atol=1e-6, rtol=1e-5)
+
+
+def test_float32_is_enough_for_real_data(task_of: Callable[[str], TopNTask], monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of("topn/ml-100k")
+    metrics = []
+    for numbers in (2**29, 0):
+        monkeypatch.setattr(ease, "DOUBLE_NUMBERS", numbers)
+        model = EASE(EASE.Config(l2=10.0), task.data)
+        model.fit(task.data)
+        metrics.append(task.watch(model))
+    assert metrics[1] == pytest.approx(metrics[0], abs=5e-5)
+
+
+def test_a_penalty_lost_in_rounding_is_an_error() -> None:
+    twins = TopNData(20, 2, torch.arange(20).repeat_interleave(2), torch.tensor([0, 1]).repeat(20))
+    with pytest.raises(RecbenchError, match="l2: 1e-30 is too small to solve for the weights of ease; raise it"):
+        EASE(EASE.Config(l2=1e-30), twins).fit(twins)
