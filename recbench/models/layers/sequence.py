@@ -115,9 +115,7 @@ def _scored(states: Tensor, table: Tensor, batch: PairBatch) -> Scored:
 
 def _width(negatives: Tensor, n_items: int) -> int:
     """Return how many numbers a position's scores need at once."""
-    if negatives.dim() == 1:
-        return len(negatives)
-    return n_items if n_items <= LOOKUP_COST * negatives.shape[1] else LOOKUP_COST * negatives.shape[1]
+    return len(negatives) if negatives.dim() == 1 else min(n_items, LOOKUP_COST * negatives.shape[1])
 
 
 def _rows(batch: PairBatch, first: int, end: int) -> PairBatch:

@@ -1,5 +1,6 @@
 """iALS: every half sweep is the exact minimum of the objective written out in numpy's terms."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 from recbench.models.cf import ials
 from recbench.models.cf.ials import IALS
 from recbench.models.procedure import Sweep
-from recbench.tasks.interactions import TopNData
+from recbench.tasks.interactions import TopNData, UserBatch
+from recbench.tasks.topn import TopNTask
 
 N_USERS, N_ITEMS = 40, 25
 
@@ -29,9 +31,9 @@ def data(x: Tensor) -> TopNData:
     return TopNData(N_USERS, N_ITEMS, users, items)
 
 
-def make(data: TopNData, nu: float) -> IALS:
+def make(data: TopNData, nu: float = 1.0, dim: int = 6) -> IALS:
     torch.manual_seed(1)
-    return IALS(IALS.Config(embedding_dim=6, alpha0=0.3, l2=0.05, nu=nu), data).double()
+    return IALS(IALS.Config(embedding_dim=dim, alpha0=0.3, l2=0.05, nu=nu), data).double()
 
 
 def sweep(model: IALS, data: TopNData) -> None:
@@ -52,11 +54,12 @@ def objective(x: Tensor, w: Tensor, h: Tensor, config: IALS.Config) -> Tensor:
 
 @pytest.mark.parametrize("nu", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("numbers_at_once", [2**22, 200])
+@pytest.mark.parametrize("dim", [1, 6, 60])  # fewer than any row has, than some have, more than any has
 def test_users_solve_the_normal_equations(
-    data: TopNData, x: Tensor, nu: float, numbers_at_once: int, monkeypatch: pytest.MonkeyPatch
+    data: TopNData, x: Tensor, nu: float, numbers_at_once: int, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ials, "NUMBERS_AT_ONCE", numbers_at_once)
-    model = make(data, nu)
+    model = make(data, nu, dim)
     sweep(model, data)
     w = model.user_factors.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective(x, w, model.item_factors, model.config), w)
@@ -64,8 +67,9 @@ def test_users_solve_the_normal_equations(
     assert float(model.user_factors[4].abs().max()) < 1e-12
 
 
-def test_items_solve_the_normal_equations(data: TopNData, x: Tensor) -> None:
-    model = make(data, 1.0)
+@pytest.mark.parametrize("dim", [6, 60])
+def test_items_solve_the_normal_equations(data: TopNData, x: Tensor, dim: int) -> None:
+    model = make(data, dim=dim)
     before = model.user_factors.clone()
     sweep(model, data)
     h = model.item_factors.clone().requires_grad_()
@@ -74,7 +78,7 @@ def test_items_solve_the_normal_equations(data: TopNData, x: Tensor) -> None:
 
 
 def test_the_objective_never_increases(data: TopNData, x: Tensor) -> None:
-    model = make(data, 1.0)
+    model = make(data)
     values = [objective(x, model.user_factors, model.item_factors, model.config)]
     for _ in range(10):
         sweep(model, data)
@@ -84,13 +88,32 @@ def test_the_objective_never_increases(data: TopNData, x: Tensor) -> None:
 
 
 def test_scores_are_inner_products_of_factors_that_a_checkpoint_holds(data: TopNData) -> None:
-    model = make(data, 1.0)
+    model = make(data)
     sweep(model, data)
-    scores = model.score(data.user_batch(torch.tensor([2, 0])))
-    torch.testing.assert_close(scores, (model.user_factors @ model.item_factors.T)[[2, 0]])
+    expected = (model.user_factors @ model.item_factors.T)[[2, 0, 4]]
     other = IALS(model.config, data).double()
     other.load_state_dict(model.state_dict())
-    assert torch.equal(other.score(data.user_batch(torch.tensor([2, 0]))), scores)
+    for scorer in (model, other):
+        scorer.prepare_scoring()
+        torch.testing.assert_close(scorer.score(data.user_batch(torch.tensor([2, 0, 4]))), expected)
+
+
+def test_users_never_seen_get_the_factors_of_one_with_their_history(data: TopNData) -> None:
+    model = make(data)
+    sweep(model, data)
+    model.prepare_scoring()
+    strangers = UserBatch(torch.tensor([10**6, 10**6 + 1]), data.history.take(torch.tensor([3, 5])), N_ITEMS)
+    torch.testing.assert_close(model.score(strangers), (model.user_factors @ model.item_factors.T)[[3, 5]])
+
+
+def test_learns_for_users_who_are_not_in_training(task_of: Callable[[str], TopNTask]) -> None:
+    task = task_of("topn/ml-1m-strong")
+    torch.manual_seed(1)
+    model = IALS.create(IALS.Config(embedding_dim=16), task.data)
+    with torch.no_grad():
+        for _ in range(4):
+            sweep(model, task.data)
+        assert task.watch(model)["ndcg@100"] > 0.3
 
 
 def test_initial_factors_have_a_standard_deviation_of_a_tenth_over_root_d() -> None:
