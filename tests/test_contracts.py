@@ -26,6 +26,7 @@ from recbench.tasks.interactions import TopNData
 from recbench.tasks.kg import KGData, Triples
 from recbench.tasks.rating import RatingData
 from recbench.tasks.registry import TASKS
+from recbench.tasks.sequential import SequenceData
 from recbench.training.checkpoint import Checkpoints
 from recbench.training.trainer import Trainer
 
@@ -38,9 +39,10 @@ BENCHMARK_OF_TASK = {
     "kg": "kg/ml-100k",
     "ctr": "ctr/ml-100k",
     "rating": "rating/ml-100k-semisynthetic",
+    "sequential": "sequential/ml-100k",
 }
 HISTORY_BENCHMARK, TASKS_BENCHMARK = "ctr/ml-100k-history", "ctr/ml-100k-tasks"
-WITHOUT_MODELS = {"sequential", "kgc"}
+WITHOUT_MODELS = {"kgc"}
 TUNED = sorted(shipped("configs", "tuned").rglob("*.yaml"))
 N_USERS, N_ITEMS, N_ROWS = 150, 220, 1200
 
@@ -65,6 +67,10 @@ def small(task):
     if isinstance(data, CTRData):
         rows = next(data.rows(N_ROWS).epoch(torch.Generator().manual_seed(0)))
         return CTRData(data.fields, rows, data.labels, data.items)
+    if isinstance(data, SequenceData):
+        users, items = data.sequences.rows(), data.sequences.values
+        kept = (users < N_USERS) & (items < N_ITEMS)
+        return SequenceData(N_USERS, N_ITEMS, users[kept], items[kept], data.times.values[kept])
     users, items, kept = cut_interactions(data)
     if isinstance(data, RatingData):
         propensities = data.propensities[:N_USERS, :N_ITEMS]

@@ -75,18 +75,14 @@ def execute(
             recorder.epoch(epoch)
             on_epoch(epoch)
 
-        checkpoints = Checkpoints(directory / CHECKPOINT)
         try:
             began = time.perf_counter()
             prepared = plan.benchmark.protocol.prepare(plan.card)
             opened_s = time.perf_counter() - began
-            development = Development.of(prepared)
-            fitted = fit(plan, development, checkpoints, recorder.start, tell)
-            if plan.benchmark.refit:
-                fitted = refit(plan, fitted, development, Checkpoints(directory / CHECKPOINT / FINAL), tell)
+            fitted = fit_for_test(plan, Development.of(prepared), directory / CHECKPOINT, recorder.start, tell)
             recorder.judge(fitted, SealedTest(prepared), opened_s)
             recorder.finish(fitted.task.device)
-            checkpoints.clear()
+            Checkpoints(directory / CHECKPOINT).clear()
             return result
         except Exception as error:
             clear = isinstance(error, RecbenchError)
@@ -146,16 +142,28 @@ def fit(plan: Plan, development: Development, checkpoints: Checkpoints, on_start
     return _fit(plan, development, checkpoints, on_start, on_epoch, None)
 
 
-def refit(plan: Plan, fitted: Fitted, development: Development, checkpoints: Checkpoints, on_epoch: OnEpoch) -> Fitted:
-    """Train again, on training and validation data, for as many epochs as were best in ``fitted``."""
-    joined = development.joined()
-    final = _fit(plan, joined, checkpoints, lambda task, data: None, on_epoch, fitted.history.best_epoch)
-    return replace(
-        final,
-        history=fitted.history + final.history,
-        prepare_s=fitted.prepare_s + final.prepare_s,
-        valid=fitted.valid,
+def fit_for_test(
+    plan: Plan, development: Development, checkpoints: Path, on_start: OnStart, on_epoch: OnEpoch
+) -> Fitted:
+    """Train what the test part will judge; checkpoints go to that folder.
+
+    Where the benchmark says ``refit``, it is trained again, on training and validation data, for as many epochs as were
+    best before.
+    """
+    fitted = fit(plan, development, Checkpoints(checkpoints), on_start, on_epoch)
+    if not plan.benchmark.refit:
+        return fitted
+    history, prepare_s, valid = fitted.history, fitted.prepare_s, fitted.valid
+    del fitted  # its model may fill half of the memory there is
+    final = _fit(
+        plan,
+        development.joined(),
+        Checkpoints(checkpoints / FINAL),
+        lambda task, data: None,
+        on_epoch,
+        history.best_epoch,
     )
+    return replace(final, history=history + final.history, prepare_s=prepare_s + final.prepare_s, valid=valid)
 
 
 def _fit(

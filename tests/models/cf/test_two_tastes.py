@@ -14,10 +14,18 @@ from recbench.training.trainer import Trainer
 SIZE = 60
 PERSONALISED: dict[str, dict[str, object]] = {
     "itemknn": {},
+    "userknn": {},
+    "p3alpha": {},
+    "rp3beta": {},
+    "puresvd": {"embedding_dim": 2},
+    "slim": {},
     "ease": {"l2": 1.0},
     "ials": {"embedding_dim": 8},
     "bprmf": {"batch_size": 256, "learning_rate": 2e-2, "epochs": 20},
+    "neumf": {"batch_size": 256, "learning_rate": 2e-2, "embedding_dim": 8, "epochs": 20},
+    "lightgcn": {"batch_size": 256, "learning_rate": 2e-2, "n_layers": 2, "epochs": 20},
     "multdae": {"batch_size": 20, "hidden": (16,), "learning_rate": 1e-2, "epochs": 20},
+    "recvae": {"batch_size": 20, "hidden": 32, "embedding_dim": 16, "learning_rate": 1e-2, "epochs": 20},
     "multvae": {"batch_size": 20, "hidden": (32,), "embedding_dim": 16, "learning_rate": 1e-2, "epochs": 20},
 }
 
@@ -34,6 +42,7 @@ def hit_rate(name: str, config: Mapping[str, object]) -> float:
     assert isinstance(model, Recommender)
 
     def validate() -> dict[str, float]:
+        model.prepare_scoring()
         scores = model.score(data.user_batch(numbers)).masked_fill(seen, -torch.inf)
         return {"hit@1": float((scores.argmax(1) == numbers).double().mean())}
 
