@@ -20,7 +20,7 @@ def score(
 ) -> None:
     """Score a prediction file made with any library; its result compares and ranks like those of runs.
 
-    Columns: user, item, score and optionally rank (topn, kg); row, score (ctr); user, item, score (rating).
+    Columns: user, item, score and optionally rank (topn, kg, sequential); row, score (ctr); user, item, score (rating).
     """
     from recbench.reporting.console import print_run
     from recbench.running.score import score as score_file

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from recbench.errors import UsageError, unknown
@@ -26,6 +26,9 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Factor = Annotated[float, Field(gt=0, le=1)]
+
+Owners = Mapping[str, tuple[str, tuple[Any, ...]]]
+"""Key -> the other key it depends on, and the values of that one beside which it means something."""
 
 
 def tunable(
@@ -46,6 +49,9 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    owners: ClassVar[Owners] = {}
+    """Of the keys that only some values of another key have."""
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], origin: str) -> Self:
         """Validate values that come from ``origin`` (the command line, a file); any fault is one sentence."""
@@ -54,10 +60,15 @@ class ModelConfig(BaseModel):
                 raise unknown("key", key, cls.model_fields, f"in {origin}")
         try:
             return cls.model_validate(dict(values))
+        except UsageError as error:  # of a validator that looks at several keys
+            raise UsageError(f"{error} (in {origin})") from None
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{key}: {first['msg']}, found {first['input']!r} (in {origin})") from None
+            fault = first["msg"].removeprefix("Value error, ")
+            if first["loc"]:
+                key = ".".join(str(part) for part in first["loc"])
+                fault = f"{key}: {fault}, found {first['input']!r}"
+            raise UsageError(f"{fault} (in {origin})") from None
 
     @classmethod
     def search_space(cls) -> dict[str, dict[str, Any]]:
@@ -65,9 +76,26 @@ class ModelConfig(BaseModel):
         extras: dict[str, Any] = {name: field.json_schema_extra or {} for name, field in cls.model_fields.items()}
         return {name: extra["search"] for name, extra in extras.items() if "search" in extra}
 
+    @model_validator(mode="after")
+    def _keys_have_an_owner(self) -> Self:
+        for key, (other, values) in self.owners.items():
+            if not self.matters(key) and getattr(self, key) != type(self).model_fields[key].default:
+                expected = " or ".join(map(_shown, values))
+                found = _shown(getattr(self, other))
+                raise UsageError(f"{key}: expected only with {other} = {expected}, found {other} = {found}")
+        return self
+
     def matters(self, key: str) -> bool:
         """Say whether the key has a meaning beside the other values of this configuration."""
-        return True
+        if key not in self.owners:
+            return True
+        other, values = self.owners[key]
+        return getattr(self, other) in values
+
+
+def _shown(value: Any) -> str:
+    """Write a value as it is given on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class TrainedConfig(ModelConfig):

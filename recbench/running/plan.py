@@ -136,6 +136,9 @@ def make_plan(benchmark: str, model: str, values: Mapping[str, Any], seed: int) 
     if settings.tuned and (found := find_tuned(benchmark, model_class.model_name())):
         path, tuned = found
         base = model_class.Config.parse(tuned.config, str(path)).model_dump(include=set(tuned.config))
+        # A tuned value may belong to a loss or sampler that the given values replace.
+        mixed = model_class.Config.model_construct(**{**base, **given})
+        base = {key: value for key, value in base.items() if mixed.matters(key)}
         budget = BudgetRecord(trials=tuned.trials, tune_s=tuned.tune_s)
         origins = ["tuned"]
     if given:

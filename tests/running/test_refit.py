@@ -11,7 +11,9 @@ from recbench.data.cards import load_card
 from recbench.errors import RecbenchError, UsageError
 from recbench.models.cf.ease import EASE
 from recbench.resources import shipped
+from recbench.running.plan import make_plan
 from recbench.running.result import result_dir
+from recbench.running.run import fit_for_test
 from recbench.tasks.base import Development, SealedTest, load_benchmark
 from recbench.tasks.topn import TopNTask
 
@@ -94,3 +96,36 @@ def test_a_learning_rate_that_follows_validation_is_refused():
     trainer = Trainer(Decaying(), None, dict, epochs={"train": 1}, **settings)
     with pytest.raises(RecbenchError, match="lr_decay follows validation"):
         trainer.fit()
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "last"),
+    [
+        ("sgl", {"n_layers": 1, "contrast_weight": 0.001, "epochs": 2}, ("final train", 2)),
+        ("simplex", {"num_negatives": 20, "max_history": 3, "aggregator": "mean", "epochs": 2}, ("final drop 1", 1)),
+    ],
+)
+def test_the_final_training_goes_on_where_it_was_stopped(model, values, last, tmp_path, own_benchmark):
+    own_benchmark(refit=True)
+    small = {"embedding_dim": 8, "batch_size": 16384, "learning_rate": 0.01, "tuned": False}
+    plan = make_plan("topn/own", model, small | values, 1)
+    development = Development.of(plan.benchmark.protocol.prepare(plan.card))
+
+    def fitted(folder, on_epoch):
+        return fit_for_test(plan, development, tmp_path / folder, lambda task, data: None, on_epoch)
+
+    def stop(epoch):
+        if (epoch.stage, epoch.number) == last:
+            raise KeyboardInterrupt
+
+    whole = fitted("whole", lambda epoch: None)
+    with pytest.raises(KeyboardInterrupt):
+        fitted("stopped", stop)
+    reached = []
+    resumed = fitted("stopped", lambda epoch: reached.append((epoch.stage, epoch.number)))
+    assert reached[-1] == last
+    assert ("final train", 1) not in reached, "the checkpoint of the final training was read"
+    assert resumed.history.best_epoch == whole.history.best_epoch
+    assert resumed.valid == whole.valid
+    state = resumed.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in whole.model.state_dict().items())

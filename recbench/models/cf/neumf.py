@@ -22,14 +22,14 @@ Departures  the bias is kept as two, one of each part; Glorot's normal rule for 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Self
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbench.models.base import Positive, PositiveFloat, Reference, Share, tunable
+from recbench.models.base import Owners, Positive, PositiveFloat, Reference, Share, tunable
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.losses import LossName
 from recbench.models.layers.mlp import MLP, linear
@@ -47,6 +47,12 @@ class NeuMF(PairwiseRecommender):
 
     class Config(PairwiseConfig):
         """Hyper-parameters."""
+
+        owners: ClassVar[Owners] = {
+            **PairwiseConfig.owners,
+            "alpha": ("pretraining", (True,)),
+            "sgd_learning_rate": ("pretraining", (True,)),
+        }
 
         loss: LossName = "bce"
         num_negatives: Positive = tunable(4, low=1, high=10)
@@ -67,13 +73,6 @@ class NeuMF(PairwiseRecommender):
         """Of pretraining: share of GMF when the two are joined. Published: 0.5."""
         sgd_learning_rate: PositiveFloat = 1e-3
         """Of pretraining: of the gradient descent that follows it."""
-
-        @model_validator(mode="after")
-        def _only_pretraining_has_them(self) -> Self:
-            for key in ("alpha", "sgd_learning_rate"):
-                if not self.pretraining and getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} is of pretraining=true, and pretraining is false")
-            return self
 
     reference = Reference("RecBole-GNN, its table of ML-1M", "topn/ml-1m-recbole-gnn", "ndcg@10", 0.2271, 0.005)
 

@@ -15,7 +15,7 @@ Departures  a batch's rows share their negatives, so that scores are one matrix 
             all items, which differs in that these are independent; sampler=uniform draws for every row, unseen items);
             a row's own positive does not count as a negative; max_history items, evenly spaced, stand for a longer
             history (code: all); the softmax is over the history alone (code: also over its padding); Adam starts anew
-            with every learning rate; no biases, which the code has as an option
+            with every learning rate; no biases, an option of the code that is off on Gowalla and on for ML-1M
 """
 
 # Shapes: U users, I items, B batch, N negatives of each row, K max_history, D embedding_dim.
@@ -110,7 +110,8 @@ class SimpleX(DotRecommender):
         """One stage for each learning rate."""
         config = self.config
         embeddings = [self.user.weight, self.item.weight, self.history_item.weight]
-        others = [parameter for name, parameter in self.named_parameters() if parameter not in set(embeddings)]
+        known = set(embeddings)
+        others = [parameter for parameter in self.parameters() if parameter not in known]
         groups = [
             {"params": embeddings, "weight_decay": config.weight_decay},
             {"params": others, "weight_decay": 0.0},

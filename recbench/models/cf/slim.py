@@ -20,6 +20,8 @@ Departures  of every w_j the K largest weights are kept, as in Ferrari Dacrema e
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +44,11 @@ from recbench.tasks.interactions import TopNData, UserBatch
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+log = logging.getLogger("recbench")
+
 BLOCK = 1024  # items whose co-occurrences are counted at once
 TOLERANCE = 1e-4  # duality gap at which an item's weights are found, as a part of |x_j|^2; scikit-learn's own
+SWEEPS = 1000  # over an item's candidates at most; scikit-learn's own
 
 
 class SLIM(ClosedFormRecommender):
@@ -71,15 +76,21 @@ class SLIM(ClosedFormRecommender):
     def fit(self, data: TopNData) -> None:
         """Solve for the weights of every item."""
         import scipy.sparse as sp
+        from sklearn.exceptions import ConvergenceWarning
 
         interactions = data.matrix(np.float64).tocsc()
-        rows, values = [], []
+        rows, values, unfinished = [], [], 0
         for item, candidates in enumerate(self._candidates(data.matrix())):
-            weights = self._solve(interactions, item, candidates)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # told below, once for all items
+                weights, sweeps = self._solve(interactions, item, candidates)
+            unfinished += sweeps == SWEEPS
             largest = np.argsort(-weights, kind="stable")[: self.config.neighbours]
             largest = largest[weights[largest] > 0]
             rows.append(candidates[largest])
             values.append(weights[largest].astype(np.float32))
+        if unfinished:
+            log.warning("slim: the weights of %d items are not exact after %d sweeps; raise alpha", unfinished, SWEEPS)
         ends = np.cumsum([len(row) for row in rows])
         columns = (np.concatenate(values), np.concatenate(rows), np.concatenate([[0], ends]))
         self.weights.set(sp.csc_matrix(columns, shape=(data.n_items, data.n_items)).tocsr())
@@ -99,16 +110,24 @@ class SLIM(ClosedFormRecommender):
                 others, counts = block.indices[low:high], block.data[low:high]
                 yield np.sort(others[(counts > least) & (others != start + row)])
 
-    def _solve(self, interactions: sp.csc_matrix, item: int, candidates: NDArray[np.integer]) -> NDArray[Any]:
-        """Return the weights of the candidates for one item, in their order."""
+    def _solve(
+        self, interactions: sp.csc_matrix, item: int, candidates: NDArray[np.integer]
+    ) -> tuple[NDArray[Any], int]:
+        """Return the weights of the candidates for one item, in their order, and the number of sweeps made."""
         if not len(candidates):
-            return np.zeros(0)
+            return np.zeros(0), 0
         from sklearn.linear_model import ElasticNet
 
         alpha, l1_ratio = self.config.alpha, self.config.l1_ratio
         net = ElasticNet(
-            alpha=alpha, l1_ratio=l1_ratio, positive=True, fit_intercept=False, copy_X=False, tol=TOLERANCE
+            alpha=alpha,
+            l1_ratio=l1_ratio,
+            positive=True,
+            fit_intercept=False,
+            copy_X=False,
+            tol=TOLERANCE,
+            max_iter=SWEEPS,
         )
         target = interactions[:, [item]].toarray().ravel()
-        coefficients: NDArray[Any] = net.fit(interactions[:, candidates], target).coef_
-        return coefficients
+        net.fit(interactions[:, candidates], target)
+        return net.coef_, int(net.n_iter_)

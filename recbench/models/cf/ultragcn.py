@@ -23,7 +23,7 @@ Departures  negatives are drawn from the user's unseen items (code: from all, wi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from recbench.models.base import (
     NonNegativeFloat,
+    Owners,
     Positive,
     PositiveFloat,
     Recommender,
@@ -52,6 +53,8 @@ class UltraGCN(Recommender):
     class Config(TrainedConfig):
         """Hyper-parameters."""
 
+        owners: ClassVar[Owners] = {"num_negatives": ("sampler", ("uniform", "shared"))}
+
         embedding_dim: Positive = tunable(64, low=16, high=256, log=True)
         """D. Published: 64; 128 on ML-1M."""
         initial_std: PositiveFloat = 1e-4
@@ -63,7 +66,7 @@ class UltraGCN(Recommender):
         sampler: Literal["shared", "uniform", "all"] = "uniform"
         """Whence negatives are drawn: each user's unseen items; all items, for a batch at once (shared); or all."""
         num_negatives: Positive = 1500
-        """N; of no matter to the sampler all. Published: 1500 on Gowalla, 200 on ML-1M."""
+        """N; the sampler all has no choice of it. Published: 1500 on Gowalla, 200 on ML-1M."""
         negative_weight: PositiveFloat = tunable(300.0, low=1.0, high=1000.0, log=True)
         """Of the negatives' mean. Published: 300 on Gowalla, 200 on ML-1M."""
         w1: NonNegativeFloat = 1e-6
@@ -84,7 +87,7 @@ class UltraGCN(Recommender):
         patience: Positive = 150
         """Epochs without a better validation value before training stops. Published: 150; 50 on ML-1M."""
 
-    reference = Reference("the authors' log of Gowalla", "topn/gowalla", "recall@20", 0.1862, 0.0037)
+    reference = Reference("BARS", "topn/gowalla", "recall@20", 0.1862, 0.0037)
     user_beta: Tensor
     item_beta: Tensor
     neighbours: Tensor

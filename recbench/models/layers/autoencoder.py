@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbench.models.base import PositiveFloat, TrainedConfig
+from recbench.errors import UsageError
+from recbench.models.base import Owners, PositiveFloat, TrainedConfig
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.sparse import weighted_sums
 from recbench.tasks.interactions import UserBatch
@@ -33,21 +34,20 @@ NUMBERS_AT_ONCE = 2**18  # of float32: 1 MiB, which stays in the cache
 class LikelihoodConfig(TrainedConfig):
     """Hyper-parameters of an autoencoder whose likelihood can be chosen."""
 
+    owners: ClassVar[Owners] = dict.fromkeys(("clicked_confidence", "other_confidence"), ("likelihood", ("gaussian",)))
+
     likelihood: Literal["multinomial", "gaussian", "logistic"] = "multinomial"
     clicked_confidence: PositiveFloat = 10.0
-    """c1 of gaussian: weight of an item in the row. The paper names no value."""
+    """c1 of gaussian: weight of an item in the row. Neither default is a published value."""
     other_confidence: PositiveFloat = 1.0
     """c0 of gaussian: weight of an item not in the row; below c1."""
 
     @model_validator(mode="after")
     def _confidences_fit(self) -> Self:
-        for key in ("clicked_confidence", "other_confidence"):
-            if self.likelihood != "gaussian" and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is of likelihood=gaussian, and likelihood is {self.likelihood}")
         if self.other_confidence >= self.clicked_confidence:
-            raise ValueError(
-                f"other_confidence must be below clicked_confidence, {self.clicked_confidence}, and is "
-                f"{self.other_confidence}"
+            limit = self.clicked_confidence
+            raise UsageError(
+                f"other_confidence: expected less than clicked_confidence = {limit:g}, found {self.other_confidence:g}"
             )
         return self
 

@@ -10,31 +10,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from recbench.errors import UsageError
-from recbench.models.base import NonNegativeFloat, Positive, PositiveFloat, Recommender, TrainedConfig
+from recbench.models.base import NonNegativeFloat, Owners, Positive, PositiveFloat, Recommender, TrainedConfig
 from recbench.models.layers.losses import LossName, make_loss
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
 from recbench.tasks.samplers import SamplerName, make_sampler
 
-OWNERS = {
-    "temperature": ("loss", ("softmax",)),
-    "margin": ("loss", ("ccl",)),
-    "negative_weight": ("loss", ("ccl",)),
-    "calibration": ("loss", ("gbce",)),
-    "negative_penalty": ("loss", ("bpr-max",)),
-    "num_negatives": ("sampler", ("uniform", "shared", "popularity", "shared-popularity", "hard")),
-    "popularity_exponent": ("sampler", ("popularity", "shared-popularity")),
-    "candidates": ("sampler", ("hard",)),
-}
-"""Keys that only some losses or samplers have."""
+Exponent = Annotated[float, Field(ge=0, le=4)]
+"""Of counts: above all that is used, and their power is far from the largest float64."""
 
 FEW = 16
 """Up to as many negatives of a row products and sums are faster than a product of small matrices."""
@@ -42,6 +33,17 @@ FEW = 16
 
 class PairwiseConfig(TrainedConfig):
     """Hyper-parameters of every model trained on positives against sampled negatives."""
+
+    owners: ClassVar[Owners] = {
+        "temperature": ("loss", ("softmax",)),
+        "margin": ("loss", ("ccl",)),
+        "negative_weight": ("loss", ("ccl",)),
+        "calibration": ("loss", ("gbce",)),
+        "negative_penalty": ("loss", ("bpr-max",)),
+        "num_negatives": ("sampler", ("uniform", "shared", "popularity", "shared-popularity", "hard")),
+        "popularity_exponent": ("sampler", ("popularity", "shared-popularity")),
+        "candidates": ("sampler", ("hard",)),
+    }
 
     loss: LossName = "bpr"
     sampler: SamplerName = "uniform"
@@ -60,22 +62,10 @@ class PairwiseConfig(TrainedConfig):
     """Of gbce: 0 is bce, 1 undoes what sampling does to probabilities."""
     negative_penalty: NonNegativeFloat = 1.0
     """Of bpr-max: weight of the squares of the negatives' scores."""
-    popularity_exponent: NonNegativeFloat = 1.0
+    popularity_exponent: Exponent = 1.0
     """Of the samplers by popularity: an item is drawn in proportion to its count to this power."""
     candidates: Positive = 8
     """Of the sampler hard: unseen items of which the highest-scored is the negative."""
-
-    @model_validator(mode="after")
-    def _keys_have_an_owner(self) -> Self:
-        for key, (part, owners) in OWNERS.items():
-            if not self.matters(key) and getattr(self, key) != type(self).model_fields[key].default:
-                found = getattr(self, part)
-                raise UsageError(f"{key}: expected only with {part} = {' or '.join(owners)}, found {part} = {found}")
-        return self
-
-    def matters(self, key: str) -> bool:
-        """Say whether the key is one of all losses and samplers, or of those chosen."""
-        return key not in OWNERS or getattr(self, OWNERS[key][0]) in OWNERS[key][1]
 
 
 @dataclass(frozen=True)

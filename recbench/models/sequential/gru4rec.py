@@ -22,9 +22,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbench.models.base import NonNegativeFloat, Positive, Reference, Share, tunable
+from recbench.models.base import Positive, Reference, Share, tunable
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.losses import LossName
+from recbench.models.layers.pairwise import Exponent
 from recbench.models.layers.sequence import SequentialConfig, SequentialRecommender
 from recbench.tasks.interactions import TopNData
 from recbench.tasks.samplers import SamplerName
@@ -44,7 +45,7 @@ class GRU4Rec(SequentialRecommender):
         sampler: SamplerName = "shared-popularity"
         num_negatives: Positive = 2048
         """Published: 2048."""
-        popularity_exponent: NonNegativeFloat = 0.3
+        popularity_exponent: Exponent = 0.3
         """Published: 0.2 on Yoochoose, 0.3 on Diginetica."""
         embedding_dim: Positive = tunable(128, low=32, high=512, log=True)
         """D, the width of the layers, too. Published: 480 on Yoochoose, 512 on Diginetica."""

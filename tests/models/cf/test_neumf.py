@@ -168,8 +168,8 @@ def test_size_is_the_published_one(data: TopNData) -> None:
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"alpha": 0.2}, "alpha is of pretraining=true"),
-        ({"sgd_learning_rate": 0.1}, "sgd_learning_rate is of pretraining=true"),
+        ({"alpha": 0.2}, "^alpha: expected only with pretraining = true, found pretraining = false .in the test.$"),
+        ({"sgd_learning_rate": 0.1}, "^sgd_learning_rate: expected only with pretraining = true"),
         ({"alpha": 1.5, "pretraining": True}, "alpha"),
         ({"hidden": []}, "hidden"),
     ],

@@ -108,3 +108,16 @@ def test_an_item_that_nobody_has_gets_and_gives_no_weight(data: TopNData) -> Non
 def test_the_share_of_the_l1_penalty_is_one(value: float) -> None:
     with pytest.raises(UsageError, match=r"l1_ratio: .*found"):
         SLIM.Config.parse({"l1_ratio": value}, "the test")
+
+
+def test_unfinished_weights_are_told_in_one_sentence(
+    data: TopNData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    fitted(data)
+    assert not caplog.messages
+    monkeypatch.setattr(slim, "SWEEPS", 1)
+    fitted(data, alpha=1e-4)
+    (message,) = caplog.messages
+    assert message.startswith("slim: the weights of ")
+    assert message.endswith("after 1 sweeps; raise alpha")
+    assert not recwarn.list

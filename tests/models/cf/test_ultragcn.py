@@ -25,7 +25,9 @@ def data() -> TopNData:
 
 def make(data: TopNData, **config: object) -> UltraGCN:
     torch.manual_seed(2)
-    values: dict[str, object] = {"embedding_dim": DIM, "initial_std": 1.0, "neighbours": NEAREST, "num_negatives": 4}
+    values: dict[str, object] = {"embedding_dim": DIM, "initial_std": 1.0, "neighbours": NEAREST}
+    if config.get("sampler") != "all":
+        values["num_negatives"] = 4
     return UltraGCN(UltraGCN.Config(**values | config), data).double()
 
 
@@ -103,6 +105,8 @@ def test_samplers(data: TopNData) -> None:
     for sampler, shape in shapes.items():
         (batch, *_) = make(data, sampler=sampler, batch_size=5).batches(data).epoch(torch.Generator().manual_seed(0))
         assert batch.negatives.shape == shape
+    with pytest.raises(UsageError, match=r"^num_negatives: expected only with sampler = .*, found sampler = all"):
+        UltraGCN.Config.parse({"sampler": "all", "num_negatives": 3}, "the test")
     with pytest.raises(UsageError, match="sampler"):
         UltraGCN.Config.parse({"sampler": "in-batch"}, "the test")
 
