@@ -85,6 +85,8 @@ class Benchmark(BaseModel):
             )
         if self.keep_valid and not isinstance(self.protocol, Implicit):
             raise UsageError(f"keep_valid: true is about lists of items, which task {self.task} has not")
+        if self.keep_valid and self.refit:
+            raise UsageError("keep_valid and refit: with both true, validation items would be trained on and asked for")
         ungrouped = isinstance(self.protocol, Labelled) and self.protocol.group is None
         for metric in self.metrics:
             if ungrouped and metric in names.GROUPED:

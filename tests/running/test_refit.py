@@ -82,6 +82,12 @@ def test_users_held_out_or_an_order_cannot_be_joined(name, own_benchmark):
         load_benchmark("topn/own")
 
 
+def test_validation_items_cannot_be_trained_on_and_asked_for(own_benchmark):
+    own_benchmark(refit=True, keep_valid=True)
+    with pytest.raises(UsageError, match=r"own\.yaml: keep_valid and refit: with both true, validation items would be"):
+        load_benchmark("topn/own")
+
+
 def test_a_learning_rate_that_follows_validation_is_refused():
     from recbench.models.base import Model
     from recbench.models.procedure import Stage

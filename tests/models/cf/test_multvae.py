@@ -37,13 +37,6 @@ Array = NDArray[np.float64]
 
 
 @pytest.fixture
-def data() -> TopNData:
-    interactions = torch.rand(N_USERS, N_ITEMS, generator=torch.Generator().manual_seed(3)) < 0.3
-    users, items = interactions.nonzero().T.contiguous()
-    return TopNData(N_USERS, N_ITEMS, users, items)
-
-
-@pytest.fixture
 def batch(data: TopNData) -> UserBatch:
     return data.user_batch(torch.tensor([4, 0, 11, 7]))
 

@@ -12,12 +12,6 @@ N_USERS, N_ITEMS, DIM, HIDDEN = 20, 15, 4, (5, 3)
 
 
 @pytest.fixture
-def data() -> TopNData:
-    there = torch.rand(N_USERS, N_ITEMS, generator=torch.Generator().manual_seed(3)) < 0.3
-    return TopNData(N_USERS, N_ITEMS, *there.nonzero().T.contiguous())
-
-
-@pytest.fixture
 def batch() -> PairBatch:
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(N_ITEMS, (2, 8), generator=generator)

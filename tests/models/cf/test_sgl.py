@@ -14,12 +14,6 @@ N_USERS, N_ITEMS, DIM = 20, 15, 6
 
 
 @pytest.fixture
-def data() -> TopNData:
-    there = torch.rand(N_USERS, N_ITEMS, generator=torch.Generator().manual_seed(3)) < 0.3
-    return TopNData(N_USERS, N_ITEMS, *there.nonzero().T.contiguous())
-
-
-@pytest.fixture
 def batch() -> PairBatch:
     ids = torch.randint(N_ITEMS, (3, 8), generator=torch.Generator().manual_seed(4))
     return PairBatch(ids[0], ids[1], ids[2][:, None])
