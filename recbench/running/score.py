@@ -42,9 +42,9 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
     """Judge a prediction file on the test part; return its result, which is then also in the directory returned.
 
     Args:
-        file: Parquet with raw ids, in the form of the task: ``user, item, score`` and optionally ``rank`` (topn, kg, sequential),
-            ``row, score`` with probabilities (ctr; ``row, score:<label>, ...`` for a benchmark with several labels),
-            ``user, item, score`` (rating).
+        file: Parquet with raw ids, in the form of the task: ``user, item, score`` and optionally ``rank`` (topn, kg,
+            sequential), ``row, score`` with probabilities (ctr; ``row, score:<label>, ...`` for a benchmark with several
+            labels), ``user, item, score`` (rating).
         benchmark: full name.
         name: of the model, in lower case letters and digits; by default made of the file's name.
         seed: of the model that made the file. Files of several seeds under one name compare as one model.
