@@ -43,7 +43,7 @@ def score(file: Path, benchmark: str, *, name: str | None = None, seed: int = 1,
 
     Args:
         file: Parquet with raw ids, in the form of the task: ``user, item, score`` and optionally ``rank`` (topn, kg,
-            sequential), ``row, score`` with probabilities (ctr; ``row, score:<label>, ...`` for a benchmark with several
+            sequential), ``row, score`` with probabilities (ctr; ``row, score:<label>, ...`` for one with several
             labels), ``user, item, score`` (rating).
         benchmark: full name.
         name: of the model, in lower case letters and digits; by default made of the file's name.
