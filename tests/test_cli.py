@@ -119,7 +119,7 @@ SUITES = {
     "title: x\nseeds: [one]\nruns: [{benchmark: ctr/ml-100k, models: [lr]}]": r"seeds\.0: .*integer",
     "title: x\nseeds: [1]\nruns: [{benchmark: ctr/ml-100k, models: [lr], wat: 1}]": r"runs\.0\.wat: ",
     "title: x\nseeds: [1]\nruns: [{benchmark: ctr/ml-100k, models: [lx]}]": "unknown model 'lx'",
-    "title: x\nseeds: [1]\nruns: [{benchmark: ctr/ml-100k, models: [ease]}]": "is for benchmarks of topn, kg, sequential; ",
+    "title: x\nseeds: [1]\nruns: [{benchmark: ctr/ml-100k, models: [ease]}]": "is for topn, kg, sequential benchmarks",
     "title: x\nseeds: [1]\nruns: [{benchmark: ctr/ml-100k, models: [lr], values: {epoch: 1}}]": "unknown key 'epoch'",
 }
 

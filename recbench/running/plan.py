@@ -119,7 +119,7 @@ def make_plan(benchmark: str, model: str, values: Mapping[str, Any], seed: int) 
     model_class = load_model(model)
     if definition.task not in model_class.tasks:
         raise UsageError(
-            f"model '{model}' is for benchmarks of {', '.join(model_class.tasks)}; "
+            f"model '{model}' is for {', '.join(model_class.tasks)} benchmarks; "
             f"{benchmark} is a {definition.task} benchmark (recbench benchmarks list)"
         )
     settings_keys = set(Settings.model_fields)
