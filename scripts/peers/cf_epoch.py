@@ -15,14 +15,13 @@ timed: all if not given.
 
 import argparse
 import itertools
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import Work, cpu_seconds
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,8 +62,6 @@ CONFIGS = {
     },
     "lightgcn": {"embedding_dim": DIM, "n_layers": LAYERS, "l2": 0.0, "batch_size": BATCH},
 }
-
-Work = Callable[[], object]
 
 
 class Symmetric(torch.autograd.Function):
@@ -269,22 +266,6 @@ def ours(model: Recommender, task: TopNTask, held: Arrays, batches: int | None) 
         return task.evaluate(model, held, metrics=METRICS).metrics
 
     return epoch, evaluation
-
-
-def cpu_seconds(works: list[Work], repeats: int, times: int = 1) -> list[float]:
-    """Return the median seconds of each work; they are done in turn, so that all meet the same load of the machine."""
-    for work in works:
-        work()  # warm up
-    rounds = []
-    for _ in range(repeats):
-        taken = []
-        for work in works:
-            began = time.process_time()
-            for _ in range(times):
-                work()
-            taken.append((time.process_time() - began) / times)
-        rounds.append(taken)
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def write_rows(development: Development, folder: Path) -> None:

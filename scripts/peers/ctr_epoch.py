@@ -11,16 +11,14 @@ attention weights with what else they drop, so it has no dropout; the perceptron
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 import torch
+from measuring import Work, cpu_seconds
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,8 +41,6 @@ BATCH, EVALUATION_BATCH = 2048, 4096
 DIM, WIDTH, HEADS, LAYERS = 10, 16, 2, 3
 HIDDEN = {"deepfm": (128, 128, 128), "autoint": (128, 128), "dcnv2": (128, 128, 128)}
 DROPOUT = {"deepfm": 0.2, "autoint": 0.0, "dcnv2": 0.2}
-
-Work = Callable[[], object]
 
 
 class Bare(nn.Module):
@@ -159,22 +155,6 @@ def ours(model: CTRModel, task: CTRTask, held: Arrays) -> tuple[Work, Work]:
     return epoch, evaluation
 
 
-def cpu_seconds(works: list[Work], times: int = 1) -> list[float]:
-    """Return the median seconds of each work; they are done in turn, so that all meet the same load of the machine."""
-    for work in works:
-        work()  # warm up
-    rounds = []
-    for _ in range(REPEATS):
-        taken = []
-        for work in works:
-            began = time.process_time()
-            for _ in range(times):
-                work()
-            taken.append((time.process_time() - began) / times)
-        rounds.append(taken)
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
-
-
 def write_rows(prepared: Prepared, folder: Path) -> None:
     """Write train.csv and valid.csv, genres separated by blanks."""
     folder.mkdir(parents=True)
@@ -210,7 +190,7 @@ def main() -> None:
             sizes["num_layers"] = LAYERS
         sides = ours(model(model.Config(**sizes), fields), task, development.valid), bare(kind, fields, train, held)
         for what, times, works in zip(("epoch", "evaluation"), (1, EVALUATIONS), zip(*sides, strict=True), strict=True):
-            mine, floor = cpu_seconds(list(works), times)
+            mine, floor = cpu_seconds(list(works), REPEATS, times)
             print(f"{kind:8} {what:10} {mine:9.4f} {floor:9.4f} {mine / floor:6.2f}", flush=True)
 
 
