@@ -106,6 +106,7 @@ def test_users_never_seen_get_the_factors_of_one_with_their_history(data: TopNDa
     torch.testing.assert_close(model.score(strangers), (model.user_factors @ model.item_factors.T)[[3, 5]])
 
 
+@pytest.mark.usefixtures("mirrored")
 def test_learns_for_users_who_are_not_in_training(task_of: Callable[[str], TopNTask]) -> None:
     task = task_of("topn/ml-1m-strong")
     torch.manual_seed(1)
