@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbench.models.base import Positive, Reference, tunable
+from recbench.models.layers.attention import softmax
 from recbench.models.layers.embedding import FieldEmbedding
 from recbench.models.layers.mlp import MLP
 from recbench.models.layers.multitask import MultiTaskModel, Towers
@@ -67,7 +68,7 @@ class CrossAttention(nn.Module):
         scores = readers @ tokens.transpose(1, 2)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-        read = scores.softmax(2) @ tokens  # masked tokens are zero, so that a row without tokens reads zero
+        read = softmax(scores) @ tokens  # masked tokens are zero, so that a row without tokens reads zero
         output: Tensor = self.value(read)
         return output
 

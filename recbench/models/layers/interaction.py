@@ -10,7 +10,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from recbench.models.layers.attention import attend, softmax
+from recbench.models.layers.dropout import Dropout
 
 
 def pair_pooling(embeddings: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class InteractingLayer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.width = head_dim * num_heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.activated = activated
         self.scale = head_dim**-0.5 if scaled else 1.0
         # Query, key, value and residual in one product; each block is initialised as the matrix it stands for.
@@ -79,12 +81,8 @@ class InteractingLayer(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Let every field attend to all fields."""
         query, key, value, *residual = self._projected(embeddings)
-        attended = functional.scaled_dot_product_attention(
-            self._heads(query),
-            self._heads(key),
-            self._heads(value),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
+        attended = attend(
+            self._heads(query), self._heads(key), self._heads(value), scale=self.scale, dropout=self.dropout
         )
         summed = attended.transpose(1, 2).flatten(2) + (residual[0] if residual else embeddings)
         output: Tensor = self.norm_after(self.norm_before(summed).relu())
@@ -94,7 +92,7 @@ class InteractingLayer(nn.Module):
         """Return the weights a, without dropout, shape (B, F, inputs) -> (B, H, F, F)."""
         query, key, *_ = self._projected(embeddings)
         scores = self._heads(query) @ self._heads(key).transpose(-1, -2)
-        return (scores * self.scale).softmax(-1)
+        return softmax(scores * self.scale)
 
     def _projected(self, embeddings: Tensor) -> tuple[Tensor, ...]:
         projected = self.projections(embeddings)
