@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from recbench.errors import UsageError
 from recbench.models.base import parameter_count
+from recbench.models.ctr.din import DIN
 from recbench.models.ctr.qin import QIN, QuadraticLayer, SparseTargetAttention
 from recbench.models.layers.history import History
 from recbench.tasks.batches import Ragged
@@ -177,3 +179,49 @@ def test_sparse_gradients_are_the_same(history_data, spread):
 def test_a_benchmark_without_histories_is_refused(fields, rows):
     with pytest.raises(UsageError, match=r"qin needs a history.* none among its fields user, genres, item, zip"):
         QIN.create(QIN.Config(), CTRData(fields, rows))
+
+
+def products_with_history(n_rows, seed):
+    """Return rows whose label is the sign of a product: a feature of the target with one of the items that match it.
+
+    Items have four given features. An item of the history counts as much as its product with the target, if positive.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n_items, length = 200, 5
+    item = Field("item", False, n_items, 0)
+    history = Field("history", True, n_items, 0, sequence=length, vocabulary="item")
+    vectors = torch.randn(n_items, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(n_items, (n_rows,), generator=generator)
+    seen = torch.randint(n_items, (n_rows, length), generator=generator)
+    matches = (vectors[seen] @ vectors[target][:, :, None]).relu().squeeze(2)
+    score = vectors[target, 0] * (matches * vectors[seen, 1]).sum(1)
+    places = Ragged(seen.flatten(), length * torch.arange(n_rows + 1))
+    rows = CTRBatch(target[:, None], {"history": places}, (score > 0).float(), torch.empty(n_rows, 0))
+    alone = CTRBatch(torch.arange(n_items)[:, None], {}, torch.empty(n_items, 0))
+    items = ItemTable(item, FieldSpace([item]), alone, vectors)
+    return CTRData(FieldSpace([item, history]), rows, ("label",), items)
+
+
+def fitted_auc(model, data, test):
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(15):
+        for batch in data.rows(128).epoch(generator):
+            optimizer.zero_grad()
+            model.loss(batch).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+    with torch.no_grad():
+        return roc_auc_score(test.labels, model.eval()(test))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_product_of_target_and_history_is_learned_better_than_by_din(seed):
+    """Of equal embeddings. A plain sum of the history is DIN's: ReLU weights cannot read items that do not match."""
+    data, test = products_with_history(3000, 1), products_with_history(4000, 2).all_rows()
+    aucs = {}
+    for model, values in ((QIN, {"num_layers": 2}), (DIN, {})):
+        torch.manual_seed(seed)
+        aucs[model] = fitted_auc(model.create(model.Config(embedding_dim=8, **values), data), data, test)
+    assert aucs[QIN] > 0.95
+    assert aucs[QIN] > aucs[DIN] + 0.01
