@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbench.errors import UsageError
-from recbench.models.ctr.infnet import INFNet
+from recbench.models.ctr.infnet import INFNet, Reading
 from recbench.tasks.batches import Ragged
 from recbench.tasks.ctr import CTRBatch, CTRData, Field, FieldSpace
 
@@ -146,6 +146,16 @@ def test_tasks_inform_the_fields(build, data):
     _, refreshed = model.blocks[0](tokens, proxies, mask)
     alone = model.blocks[0].refresh["fields"].attentions["sequences"](proxies["fields"], tokens["sequences"], mask)
     torch.testing.assert_close(refreshed["fields"], proxies["fields"] + alone)
+
+
+def test_without_cross_attention_nothing_of_a_row_reaches_the_tasks(build, data, monkeypatch):
+    """So that no part costs as much as attention when it is taken out: an auc of one half is left of any."""
+    rows = data.all_rows()
+    model = build()
+    assert (model(rows).std(0) > 1e-3).all()
+    monkeypatch.setattr(Reading, "forward", lambda self, queries, tokens, mask: queries)
+    logits = model(rows)
+    assert torch.equal(logits, logits[:1].expand_as(logits))
 
 
 def test_one_task_without_sequences_pools_the_fields_by_attention(rows, fields, spread):
