@@ -21,6 +21,8 @@ from recbench.tasks.interactions import TopNData, UserBatch
 from recbench.tasks.rating import RatingBatch, RatingData
 
 Positive = Annotated[int, Field(gt=0)]
+PerRow = Annotated[int, Field(gt=0, le=10_000)]
+"""What each row of a batch has as many of, negatives or steps: bounded, for memory grows with it."""
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbench.models.base import Owners, Positive, PositiveFloat, Reference, Share, tunable
+from recbench.models.base import Owners, PerRow, Positive, PositiveFloat, Reference, Share, tunable
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.losses import LossName
 from recbench.models.layers.mlp import MLP, linear
@@ -55,7 +55,7 @@ class NeuMF(PairwiseRecommender):
         }
 
         loss: LossName = "bce"
-        num_negatives: Positive = tunable(4, low=1, high=10)
+        num_negatives: PerRow = tunable(4, low=1, high=10)
         """Published: 4."""
         embedding_dim: Positive = tunable(8, low=8, high=64, log=True)
         """D of GMF. Published: 8, 16, 32 and 64."""

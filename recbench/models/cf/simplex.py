@@ -33,6 +33,7 @@ from torch.nn import functional
 from recbench.models.base import (
     NonNegative,
     NonNegativeFloat,
+    PerRow,
     Positive,
     PositiveFloat,
     Reference,
@@ -59,7 +60,7 @@ class SimpleX(DotRecommender):
 
         loss: LossName = "ccl"
         sampler: SamplerName = "shared"
-        num_negatives: Positive = tunable(2000, low=100, high=2000, log=True)
+        num_negatives: PerRow = tunable(2000, low=100, high=2000, log=True)
         """N. Published: 2000 on Gowalla, 1500 on ML-1M."""
         margin: Annotated[float, Field(ge=0, le=1)] = tunable(0.9, low=0.0, high=1.0)
         """Published: 0.9."""

@@ -33,6 +33,7 @@ from torch.nn import functional
 from recbench.models.base import (
     NonNegativeFloat,
     Owners,
+    PerRow,
     Positive,
     PositiveFloat,
     Recommender,
@@ -65,7 +66,7 @@ class UltraGCN(Recommender):
         """Gamma. Published: 1e-4."""
         sampler: Literal["shared", "uniform", "all"] = "uniform"
         """Whence negatives are drawn: each user's unseen items; all items, for a batch at once (shared); or all."""
-        num_negatives: Positive = 1500
+        num_negatives: PerRow = 1500
         """N; the sampler all has no choice of it. Published: 1500 on Gowalla, 200 on ML-1M."""
         negative_weight: PositiveFloat = tunable(300.0, low=1.0, high=1000.0, log=True)
         """Of the negatives' mean. Published: 300 on Gowalla, 200 on ML-1M."""

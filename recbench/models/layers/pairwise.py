@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbench.errors import UsageError
-from recbench.models.base import NonNegativeFloat, Owners, Positive, PositiveFloat, Recommender, TrainedConfig
+from recbench.models.base import NonNegativeFloat, Owners, PerRow, PositiveFloat, Recommender, TrainedConfig
 from recbench.models.layers.losses import LossName, make_loss
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
@@ -50,7 +50,7 @@ class PairwiseConfig(TrainedConfig):
     """Whence negatives are drawn: each user's unseen items; all items, for a batch at once (shared); unseen ones by
     popularity, or all items by it for a batch at once (shared-popularity); the other rows of the batch; the hardest of
     some candidates; or all items."""
-    num_negatives: Positive = 1
+    num_negatives: PerRow = 1
     """N, drawn for every interaction anew in every epoch; the samplers in-batch and all have no choice of it."""
     temperature: PositiveFloat = 1.0
     """Of the softmax: scores are divided by it."""
@@ -64,7 +64,7 @@ class PairwiseConfig(TrainedConfig):
     """Of bpr-max: weight of the squares of the negatives' scores."""
     popularity_exponent: Exponent = 1.0
     """Of the samplers by popularity: an item is drawn in proportion to its count to this power."""
-    candidates: Positive = 8
+    candidates: PerRow = 8
     """Of the sampler hard: unseen items of which the highest-scored is the negative."""
 
 

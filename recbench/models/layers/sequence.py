@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from recbench.models.base import Positive
+from recbench.models.base import PerRow
 from recbench.models.layers.pairwise import PairwiseConfig, PairwiseRecommender, Scored, inner_products
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
@@ -31,7 +31,7 @@ LOOKUP_COST = 16
 class SequentialConfig(PairwiseConfig):
     """Hyper-parameters of every sequential model."""
 
-    max_length: Positive = 50
+    max_length: PerRow = 50
     """Last items of a sequence that the model reads."""
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbench.models.base import Positive, Reference, Share, tunable
+from recbench.models.base import PerRow, Positive, Reference, Share, tunable
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.losses import LossName
 from recbench.models.layers.pairwise import Exponent
@@ -43,7 +43,7 @@ class GRU4Rec(SequentialRecommender):
 
         loss: LossName = "softmax"
         sampler: SamplerName = "shared-popularity"
-        num_negatives: Positive = 2048
+        num_negatives: PerRow = 2048
         """Published: 2048."""
         popularity_exponent: Exponent = 0.3
         """Published: 0.2 on Yoochoose, 0.3 on Diginetica."""
@@ -54,7 +54,7 @@ class GRU4Rec(SequentialRecommender):
         """Published: 0 on Yoochoose, 0.5 on Diginetica."""
         dropout: Share = tunable(0.2, low=0.0, high=0.6)
         """Of the states. Published: 0.2 on Yoochoose, 0.3 on Diginetica."""
-        max_length: Positive = 200
+        max_length: PerRow = 200
         batch_size: Positive = 128
         """Users in a batch. Published: 48 and 128 parallel sessions."""
         epochs: Positive = 200

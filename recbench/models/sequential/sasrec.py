@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbench.errors import UsageError
-from recbench.models.base import Positive, Reference, Share, tunable
+from recbench.models.base import PerRow, Positive, Reference, Share, tunable
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.losses import LossName
 from recbench.models.layers.sequence import SequentialConfig, SequentialRecommender
@@ -57,7 +57,7 @@ class SASRec(SequentialRecommender):
         heads: Positive = 1
         dropout: Share = tunable(0.2, low=0.0, high=0.6)
         """Published: 0.2 on MovieLens-1M, 0.5 on sparser data."""
-        max_length: Positive = 200
+        max_length: PerRow = 200
         """L. Published: 200 on MovieLens-1M, 50 on sparser data."""
         batch_size: Positive = 128
         """Users in a batch."""

@@ -169,6 +169,8 @@ WRONG = {
     "sampler=none": "sampler: Input should be 'uniform', .* or 'all', found 'none'",
     "loss=ccl margin=-0.5": "margin: Input should be greater than or equal to 0",
     "loss=gbce calibration=1.5": "calibration: Input should be less than or equal to 1",
+    "num_negatives=1000000": "num_negatives: Input should be less than or equal to 10000, found 1000000",
+    "sampler=hard candidates=1000000": "candidates: Input should be less than or equal to 10000, found 1000000",
     "sampler=popularity popularity_exponent=400": "popularity_exponent: Input should be less than or equal to 4",
 }
 

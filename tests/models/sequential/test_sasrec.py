@@ -196,3 +196,8 @@ def test_trains_with_the_authors_momenta(data):
 def test_heads_share_the_width():
     with pytest.raises(UsageError, match="heads: expected a divisor of embedding_dim = 50, found 3"):
         SASRec.Config.parse({"heads": 3}, "the test")
+
+
+def test_a_length_beyond_memory_is_refused():
+    with pytest.raises(UsageError, match=r"max_length: Input should be less than or equal to 10000, found 200000"):
+        SASRec.Config.parse({"max_length": 200_000}, "the given values")
