@@ -24,7 +24,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: 
     Shapes: (B, H, Q, D), (B, H, K, D), (B, H, K, D) -> (B, H, Q, D).
     """
     if query.device.type == "cpu" and key.shape[-2] < SHORT:
-        weights: Tensor = dropout(softmax((query * scale) @ key.transpose(-1, -2)))
+        if scale != 1:
+            query = query * scale
+        weights: Tensor = dropout(softmax(query @ key.transpose(-1, -2)))
         return weights.to(value.dtype) @ value
     dropped = dropout.p if dropout.training else 0.0
     return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropped, scale=scale)
