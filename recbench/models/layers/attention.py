@@ -15,7 +15,7 @@ from torch.nn import functional
 from recbench.models.layers.dropout import Dropout
 
 SHORT = 16
-"""With fewer keys than a vector register holds floats, torch's kernels for CPUs go through them one at a time."""
+"""Keys from which on torch's kernels for CPUs are the faster ones: as many floats as a vector register holds."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: Dropout) -> Tensor:
