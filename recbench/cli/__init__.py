@@ -195,6 +195,14 @@ def tune(
     model: str,
     values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys held fixed.")] = None,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of the study in all.")] = 50,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="'KEY=VALUE ...'",
+            help="Try this after the default, as what is published; repeatable.",
+        ),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no new trial begins.")] = None,
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL of the study.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trials at once.")] = None,
@@ -214,6 +222,7 @@ def tune(
             model,
             trials=trials,
             given=parse_assignments(values or []),
+            tries=[parse_assignments(words.split()) for words in tries or []],
             seed=seed,
             storage=storage or str(Path("results", "studies.journal")),
             workers=workers or default_jobs(),

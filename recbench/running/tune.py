@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,12 +77,14 @@ def tune(
     timeout: float | None,
     out: Path,
     on_trial: Callable[[Finished], None],
+    tries: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Path, Tuned]:
     """Search until the study has ``trials`` ended trials in all, and write the best configuration.
 
-    The first trial is the default configuration. ``given`` values are fixed in every trial. A study in ``storage`` (a
-    journal file, or a database URL) goes on where it stopped; a trial that was running when its process was killed is
-    tried again. Returns the path written (under ``out``) and its content.
+    The first trial is the default configuration, the next are those of ``tries``: values of keys that are searched, by
+    key, beside defaults. ``given`` values are fixed in every trial. A study in ``storage`` (a journal file, or a
+    database URL) goes on where it stopped; a trial that was running when its process was killed is tried again. Returns
+    the path written (under ``out``) and its content.
     """
     import optuna
 
@@ -95,12 +97,20 @@ def tune(
     }
     if not space:
         raise UsageError(f"model '{model}' has nothing to tune: no key of its configuration declares a search space")
+    if trials <= len(tries):
+        raise UsageError(
+            f"--trials: expected at least {len(tries) + 1}, for the default and what to try, found {trials}"
+        )
+    first = [_start(plan, space)]
+    for values in tries:
+        if fixed := [key for key in values if key not in space]:
+            raise UsageError(f"--try: expected keys that are searched ({', '.join(space)}), found {', '.join(fixed)}")
+        first.append(_start(make_plan(benchmark, model, {**given, **values, "tuned": False}, seed), space))
     name = f"{benchmark}/{plan.model.model_name()}/{plan.identity()[:12]}"
     study = _open(name, storage, plan)
     _requeue_killed(study)
-    if not study.trials:
-        defaults = plan.config.model_dump(mode="json")
-        study.enqueue_trial({key: defaults[key] for key in space})
+    for values in first:
+        study.enqueue_trial(values, skip_if_exists=True)
     deadline = None if timeout is None else time.monotonic() + timeout
     open_trials: dict[int, optuna.Trial] = {}
     split: set[str] = {str(study.user_attrs["split"])} if "split" in study.user_attrs else set()
@@ -121,10 +131,9 @@ def tune(
         ended = len(_ended(study))
         value = outcome.value[0] if outcome.value else None
         on_trial(Finished(trial.number, trial.params, value, outcome.error, seconds, ended, trials, _best_value(study)))
-    # Without blanks a list is one word of a command line.
-    fixed = [f"{key}={value}".replace(" ", "") for key, value in given.items()]
+    tried = [f"--try '{' '.join(_words(values))}'" for values in tries]
     command = " ".join(
-        ["recbench tune", benchmark, model, *fixed, "--trials", str(trials), "--seed", str(seed)],
+        ["recbench tune", benchmark, model, *_words(given), *tried, "--trials", str(trials), "--seed", str(seed)],
     )
     return _write(study, plan, space, given, out, command, split)
 
@@ -154,6 +163,17 @@ def _open(name: str, storage: str, plan: Plan) -> optuna.Study:
         raise RecbenchError(
             f"the study's storage {storage} cannot be opened: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _start(plan: Plan, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a plan's configuration for the keys that are searched."""
+    values = plan.config.model_dump(mode="json")
+    return {key: values[key] for key in space}
+
+
+def _words(values: Mapping[str, Any]) -> list[str]:
+    # Without blanks a list is one word of a command line.
+    return [f"{key}={value}".replace(" ", "") for key, value in values.items()]
 
 
 def _suggest(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -227,7 +247,7 @@ def _write(
         reasons = {str(trial.user_attrs[FAILURE]) for trial in ended}
         raise RecbenchError(f"no trial of the study finished: {'; '.join(sorted(reasons)) or 'the time was too short'}")
     values = plan.config.model_dump(mode="json")
-    default = {key: values[key] for key in space}
+    default = _start(plan, space)
     tuned = Tuned(
         benchmark=plan.benchmark.name,
         model=plan.model.model_name(),

@@ -103,6 +103,19 @@ def test_a_finished_study_is_not_repeated(search):
     assert more.default_value == tuned.value
 
 
+def test_what_is_to_be_tried_comes_after_the_default(search, tmp_path):
+    tries = [{"learning_rate": 3e-3}, {"dropout": 0.2, "embedding_dim": 16}]
+    _, tuned, told = search(3, tries=tries, workers=1)
+    default = load_model("deepfm").Config.parse(FIXED, "the test").model_dump()
+    searched = [{key: default[key] for key in told[0].params} | values for values in [{}, *tries]]
+    assert [trial.params for trial in told] == searched
+    assert "--try 'learning_rate=0.003' --try 'dropout=0.2 embedding_dim=16' --trials 3" in tuned.command
+    # A study that goes on with them does not try them again.
+    _, _, told = search(4, tries=tries)
+    assert [trial.finished for trial in told] == [4]
+    assert told[0].params not in searched
+
+
 def test_a_study_of_failures_counts_them_and_writes_nothing(search, tmp_path):
     told = []
     with pytest.raises(RecbenchError, match="no trial of the study finished: the loss of phase 'train' of deepfm"):
@@ -135,6 +148,13 @@ def test_wrong_requests(search, tmp_path):
     space = {"learning_rate": 0.001, "dropout": 0.1, "embedding_l2": 0.0, "embedding_dim": 8}
     with pytest.raises(UsageError, match="nothing to tune"):
         search(1, given={**FIXED, **space})
+    with pytest.raises(UsageError, match=r"--try: expected keys that are searched .learning_rate, .*, found epochs"):
+        search(2, tries=[{"epochs": 2}])
+    with pytest.raises(UsageError, match=r"learning_rate: .* greater than 0, found -1"):
+        search(2, tries=[{"learning_rate": -1}])
+    with pytest.raises(UsageError, match="--trials: expected at least 2, for the default and what to try, found 1"):
+        search(1, tries=[{"learning_rate": 0.1}])
+    assert not (tmp_path / "studies.journal").exists()
     (tmp_path / "file").write_text("x")
     with pytest.raises(RecbenchError, match="storage file/studies cannot be opened"):
         search(1, storage="file/studies")
