@@ -148,7 +148,9 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
                 raise RecbenchError(
                     f"score() returned shape {tuple(scores.shape)}, expected {(len(users), data.n_items)}"
                 )
-            scores = scores.float().contiguous()
+            scores = scores.float()
+            if scores.stride(1) != 1 or scores.stride(0) < data.n_items:
+                scores = scores.contiguous()
             if keeps_scores:
                 scores = scores.clone()
             if not self.ranks_seen:

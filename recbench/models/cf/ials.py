@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from recbench.models.base import ModelConfig, NonNegativeFloat, Positive, PositiveFloat, Recommender, Reference, tunable
+from recbench.models.layers.wide import wide_linear
 from recbench.models.procedure import Stage, Sweep
 from recbench.tasks.batches import Ragged
 from recbench.tasks.interactions import TopNData, UserBatch
@@ -121,7 +122,7 @@ class IALS(Recommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products with the factors that are optimal for the histories, shape (B, I)."""
-        return self.solve(batch.history, self._items) @ self._items.factors[:-1].T
+        return wide_linear(self.solve(batch.history, self._items), self._items.factors[:-1])
 
 
 def _solve(gathered: Tensor, diagonal: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recbench.errors import UsageError
 from recbench.models.base import ClosedFormRecommender, ModelConfig, Positive, Reference, tunable
+from recbench.models.layers.wide import wide_linear
 from recbench.tasks.interactions import TopNData, UserBatch
 
 
@@ -55,4 +56,4 @@ class PureSVD(ClosedFormRecommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return x_u Q Q', shape (B, I)."""
-        return batch.times(self.item_vectors) @ self.item_vectors.T
+        return wide_linear(batch.times(self.item_vectors), self.item_vectors)

@@ -39,7 +39,8 @@ from recbench.models.base import (
     TrainedConfig,
     tunable,
 )
-from recbench.models.layers.autoencoder import RowLinear, WideLinear, multinomial_loss, wide_linear
+from recbench.models.layers.autoencoder import RowLinear, multinomial_loss
+from recbench.models.layers.wide import WideLinear, wide_linear
 from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.tasks.interactions import TopNData, UserBatch, UserRows
 

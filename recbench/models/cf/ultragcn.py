@@ -41,6 +41,7 @@ from recbench.models.base import (
     TrainedConfig,
     tunable,
 )
+from recbench.models.layers.wide import wide_linear
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
 from recbench.tasks.samplers import make_sampler
@@ -145,8 +146,7 @@ class UltraGCN(Recommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
-        scores: Tensor = self.user(batch.users) @ self.item.weight.T
-        return scores
+        return wide_linear(self.user(batch.users), self.item.weight)
 
 
 def nearest_items(data: TopNData, number: int) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from recbench.models.base import (
 from recbench.models.layers.losses import bpr_loss
 from recbench.models.layers.pairwise import batch_penalty
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
+from recbench.models.layers.wide import wide_linear
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, UserBatch
 from recbench.tasks.kg import KGData
@@ -118,5 +119,4 @@ class CKE(Recommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
-        scores: Tensor = self.user(batch.users) @ self.items().T
-        return scores
+        return wide_linear(self.user(batch.users), self.items())

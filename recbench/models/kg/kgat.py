@@ -42,6 +42,7 @@ from recbench.models.layers.losses import bpr_loss
 from recbench.models.layers.pairwise import batch_penalty
 from recbench.models.layers.sparse import SparseMatrix
 from recbench.models.layers.transr import ByRelation, RelationBatch, TransR, facts_per_batch
+from recbench.models.layers.wide import wide_linear
 from recbench.models.procedure import Phase, Stage, Sweep
 from recbench.tasks.interactions import PairBatch, UserBatch
 from recbench.tasks.kg import KGData, Triples
@@ -204,8 +205,7 @@ class KGAT(Recommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
-        scores: Tensor = self._users[batch.users] @ self._items.T
-        return scores
+        return wide_linear(self._users[batch.users], self._items)
 
 
 def collaborative_graph(data: KGData) -> Triples:

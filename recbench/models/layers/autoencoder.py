@@ -1,4 +1,4 @@
-"""Blocks of autoencoders over user rows: sparse input, wide output, likelihoods and initial weights of Mult-VAE.
+"""Blocks of autoencoders over user rows: sparse input, likelihoods and initial weights of Mult-VAE.
 
 Source      Liang et al., WWW 2018, arXiv:1802.05814, section 2, and the authors' notebook
 Likelihoods of a user's 0/1 row x_u given the outputs f_u, without constants:
@@ -24,10 +24,10 @@ from recbench.errors import UsageError
 from recbench.models.base import Owners, PositiveFloat, TrainedConfig
 from recbench.models.layers.dropout import Dropout
 from recbench.models.layers.sparse import weighted_sums
+from recbench.models.layers.wide import WideLinear
 from recbench.tasks.interactions import UserBatch
 
 BIAS_STD = 0.001
-ALIGNMENT = 8  # numbers of float32 in 32 bytes
 NUMBERS_AT_ONCE = 2**18  # of float32: 1 MiB, which stays in the cache
 
 
@@ -86,23 +86,6 @@ class RowMLP(RowLinear):
         """Return the last layer, shape (B, widths[-1])."""
         output: Tensor = self.rest(super().forward(batch))
         return output
-
-
-class WideLinear(nn.Linear):
-    """``nn.Linear`` to as many outputs as there are items, trained and scored in two thirds of the time on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the products, shape (B, out_features)."""
-        return wide_linear(x, self.weight, self.bias)
-
-
-def wide_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``x`` (B, H) times the transpose of ``weight`` (I, H), plus ``bias`` (I,); shape (B, I)."""
-    n_out = len(weight)
-    if n_out % ALIGNMENT == 0 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return functional.linear(x, weight, bias)
-    product: Tensor = _AlignedLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return product
 
 
 def tanh_layers(widths: Sequence[int]) -> nn.Sequential:
@@ -193,31 +176,6 @@ class _RowProduct(torch.autograd.Function):
         offsets = torch.searchsorted(in_order, every_item, out_int32=True)
         of_weight = weighted_sums(gradient, rows[order].int(), offsets, entries[order])
         return of_weight, None, None, None, None
-
-
-class _AlignedLinear(torch.autograd.Function):
-    """A linear layer whose output rows begin at multiples of 32 bytes.
-
-    MKL takes half as long again for a product whose rows do not, which is so at nearly every number of items.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        stride = -(-len(weight) // ALIGNMENT) * ALIGNMENT
-        output = torch.empty_strided((len(x), len(weight)), (stride, 1), dtype=x.dtype)
-        return torch.addmm(bias, x, weight.T, out=output)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            gradient @ weight if of_x else None,
-            gradient.T @ x if of_weight else None,
-            gradient.sum(0) if of_bias else None,
-        )
 
 
 class _Multinomial(torch.autograd.Function):

@@ -20,6 +20,7 @@ from torch.nn import functional
 from recbench.errors import UsageError
 from recbench.models.base import NonNegativeFloat, Owners, PerRow, PositiveFloat, Recommender, TrainedConfig
 from recbench.models.layers.losses import LossName, make_loss
+from recbench.models.layers.wide import wide_linear
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
 from recbench.tasks.samplers import SamplerName, make_sampler
@@ -160,8 +161,7 @@ class DotRecommender(PairwiseRecommender):
 
     def score(self, batch: UserBatch) -> Tensor:
         """Return inner products, shape (B, I)."""
-        scores: Tensor = self._users[batch.users] @ self._items.T
-        return scores
+        return wide_linear(self._users[batch.users], self._items)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return functional.normalize(vectors, dim=-1) if self.config.loss == "ccl" else vectors

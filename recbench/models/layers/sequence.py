@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from recbench.models.base import PerRow
 from recbench.models.layers.pairwise import PairwiseConfig, PairwiseRecommender, Scored, inner_products
+from recbench.models.layers.wide import wide_linear
 from recbench.tasks.batches import BatchSource
 from recbench.tasks.interactions import PairBatch, TopNData, UserBatch
 from recbench.tasks.sequential import SequenceBatch, SequenceData, Sequences, SequenceUserBatch
@@ -94,7 +95,7 @@ class SequentialRecommender(PairwiseRecommender):
         sequences, places = batch.recent(self.config.max_length)
         if len(places):
             ends[places] = self.states(sequences)[sequences.last()]
-        return ends @ table.T
+        return wide_linear(ends, table)
 
 
 def table_scores(states: Tensor, table: Tensor, items: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from recbench.models.layers import autoencoder
 from recbench.models.layers.autoencoder import (
     BIAS_STD,
     RowLinear,
-    WideLinear,
     gaussian_loss,
     logistic_loss,
     multinomial_loss,
@@ -141,20 +140,6 @@ def test_likelihood_of_large_logits_is_finite(batch: UserBatch) -> None:
     logits[:, 0] = 1e4
     assert bool(multinomial_loss(logits.clone(), batch).isfinite())
     assert bool(logistic_loss(logits, batch).isfinite())
-
-
-@pytest.mark.parametrize("n_out", [15, 16])
-def test_a_wide_layer_is_a_linear_layer(n_out: int) -> None:
-    torch.manual_seed(0)
-    wide, plain = WideLinear(WIDTH, n_out), torch.nn.Linear(WIDTH, n_out)
-    plain.load_state_dict(wide.state_dict())
-    gradients = []
-    x = torch.randn(6, WIDTH, requires_grad=True)
-    for layer in (wide, plain):
-        output = layer(x)
-        gradients.append(torch.autograd.grad(output.square().sum(), [x, *layer.parameters()]))
-    torch.testing.assert_close(wide(x), plain(x))
-    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_gradient_of_the_first_layer(data: TopNData, batch: UserBatch) -> None:
