@@ -155,6 +155,31 @@ def test_masking_leaves_the_models_own_scores_alone(task, parts_of):
     assert torch.equal(table, before)
 
 
+def test_the_layout_of_scores_does_not_matter(task, parts_of):
+    n_items = task.data.n_items
+    table = torch.randn(943, n_items, generator=torch.Generator().manual_seed(0))
+
+    def by_users(batch):
+        return table[batch.users]
+
+    def same_row(batch):
+        return table[:1].repeat(len(batch), 1)
+
+    # Each of two equal forms; the first is a plain matrix.
+    layouts = [
+        (by_users, lambda batch: table.T.contiguous()[:, batch.users].T),
+        (by_users, lambda batch: torch.nn.functional.pad(table[batch.users], (0, 5))[:, :n_items]),
+        (same_row, lambda batch: table[0].clone().expand(len(batch), -1)),
+    ]
+    for plain, other in layouts:
+        evaluations = []
+        for form in (plain, other):
+            model = Constant()
+            model.score = form
+            evaluations.append(task.evaluate(model, parts_of(NAME, "valid")).metrics)
+        assert evaluations[0] == evaluations[1]
+
+
 @pytest.mark.parametrize(
     ("scores", "sentence"),
     [
