@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from recbench.data.cards import load_card
+from recbench.models.layers.wide import wide_linear
 from recbench.tasks import ranking
 from recbench.tasks.base import Development, load_benchmark
 from recbench.tasks.topn import TopNTask
@@ -48,7 +49,7 @@ class Factors:
         pass
 
     def score(self, batch: ranking.UserBatch) -> torch.Tensor:
-        return self.users[batch.users] @ self.items.T
+        return wide_linear(self.users[batch.users], self.items)
 
 
 def bare(model: Factors, users: torch.Tensor, block: int) -> None:
