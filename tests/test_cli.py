@@ -69,6 +69,11 @@ WRONG_REQUESTS = [
     ("run ctr/ml-100k deepfm device=tpu", "device: .*'cpu'.* found 'tpu'"),
     ("run ctr/ml-100k deepfm epochs", "'epochs' is not understood; expected key=value"),
     ("run ctr/ml-100k deepfm =1", "'=1' is not understood"),
+    ("tune ctr/ml-100k deepfm --try dropout", "'dropout' is not understood; expected key=value"),
+    (
+        "tune ctr/ml-100k deepfm --try epochs=1",
+        "--try: expected keys that are searched .learning_rate, .*, found epochs",
+    ),
     ("run ctr/ml-100k deepfm hidden=[64", "the value of 'hidden' is not readable"),
     ("run topn/ml-100k deepfm", "model 'deepfm' is for ctr benchmarks; topn/ml-100k is a topn benchmark"),
     ("run nothing-here", "'nothing-here' is not a result"),

@@ -200,7 +200,7 @@ def tune(
         typer.Option(
             "--try",
             metavar="'KEY=VALUE ...'",
-            help="Try this after the default, as what is published; repeatable.",
+            help="Try this after the default, such as what is published; repeatable.",
         ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no new trial begins.")] = None,
