@@ -150,6 +150,7 @@ class RankingTask(Task[DataT, Ranker], Generic[DataT]):
                     f"score() returned shape {tuple(scores.shape)}, expected {(len(users), data.n_items)}"
                 )
             scores = scores.float()
+            # Rows that lie apart are as good; transposed ones would be slow, and overlapping ones masked for all.
             if scores.stride(1) != 1 or scores.stride(0) < data.n_items:
                 scores = scores.contiguous()
             if keeps_scores:
